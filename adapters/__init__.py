@@ -1,0 +1,1 @@
+"""The ingest side: one module per exchange, on a small base."""
