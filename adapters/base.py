@@ -1,0 +1,298 @@
+"""What an exchange adapter is: pure. Bytes and a time go in, events and wishes come out.
+
+An adapter never does I/O and never sleeps. One instance serves one connection and holds what that
+connection's books and sequences need; a new connection gets a new instance. What it cannot do
+itself it asks for (``Fetch``, ``Send``, ``Resync``) and the runner does it.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import ClassVar, TypeAlias
+
+import msgspec
+
+from feed.models import Book, Cause, Event, Gap, Instrument
+
+
+class Stream(msgspec.Struct, frozen=True):
+    """One thing to subscribe to: the exchange's own channel of one instrument.
+
+    Attributes:
+        channel: The exchange's name of it, e.g. ``depth@100ms`` or ``orderbook.200``.
+        native: The exchange's symbol, e.g. ``BTCUSDT``.
+    """
+
+    channel: str
+    native: str
+
+
+class Plan(msgspec.Struct, frozen=True):
+    """One connection: where it goes and what it carries.
+
+    Attributes:
+        path: Path and query below the adapter's ``ws_url``.
+        streams: What it carries; each stream is on exactly one connection.
+        instruments: Of those streams, by native name.
+    """
+
+    path: str
+    streams: tuple[Stream, ...]
+    instruments: Mapping[str, Instrument]
+
+
+class Limits(msgspec.Struct, frozen=True, kw_only=True):
+    """What the exchange allows, and when its silence means that it is gone.
+
+    Attributes:
+        frames_per_s: Frames we may send on one connection.
+        streams_per_connection: The runner never plans more.
+        connects: Connection attempts allowed in ``connects_window_s``.
+        silent_after_s: Without any data for so long a connection is stale and is replaced.
+        ping_every_s: How often ``Adapter.ping`` is sent; None where the exchange pings us.
+        max_frame_bytes: Larger frames end the connection.
+    """
+
+    frames_per_s: float
+    streams_per_connection: int
+    connects: int
+    connects_window_s: float
+    silent_after_s: float = 10.0
+    ping_every_s: float | None = None
+    max_frame_bytes: int = 16 << 20
+
+
+class Fetch(msgspec.Struct, frozen=True):
+    """Please GET this (path below ``rest_url``) and hand the body to ``fetched`` with ``key``.
+
+    If it fails, the runner calls ``fetch_failed`` and the adapter may ask again; the runner spaces
+    repeats of one key by its backoff.
+    """
+
+    path: str
+    key: str
+
+
+class Send(msgspec.Struct, frozen=True):
+    """Please send this text frame on this adapter's connection (paced)."""
+
+    frame: str
+
+
+class Checkpoint(msgspec.Struct, frozen=True):
+    """The whole window of a book as of its last event; the publisher stores it."""
+
+    book: Book
+
+
+class Health(msgspec.Struct, frozen=True):
+    """A topic's health changed: ``invalid`` for a book that failed its proof, ``live`` again.
+
+    Attributes:
+        native: The instrument.
+        kinds: Which kinds of it.
+        state: ``live`` or ``invalid``.
+        reason: snake_case, e.g. ``checksum``, ``sequence``, ``snapshot``.
+    """
+
+    native: str
+    kinds: tuple[str, ...]
+    state: str
+    reason: str | None
+
+
+class Refused(msgspec.Struct, frozen=True):
+    """The exchange will not serve these streams (unknown symbol, …): logged, symbol ``down``."""
+
+    streams: tuple[Stream, ...]
+    reason: str
+
+
+class Leave(msgspec.Struct, frozen=True):
+    """The exchange announced that it will end this connection; replace it."""
+
+    reason: str
+
+
+#: Events are published in the order given; ``Gap`` is one of them.
+Output: TypeAlias = Event | Checkpoint | Fetch | Send | Health | Refused | Leave
+
+
+class Adapter(ABC):
+    """One exchange. Class-level facts and planning; an instance is one connection's state.
+
+    Attributes:
+        name: Ours, as in topics.
+        ws_url, rest_url: Scheme and host, where ``Plan.path`` and ``Fetch.path`` go; an operator
+            may point both elsewhere (``FEED_ENDPOINTS``).
+        listing_paths: REST paths whose bodies list the instruments.
+        kinds: Every kind it can carry.
+        ignored: Message types left out on purpose -> the reason.
+    """
+
+    name: ClassVar[str]
+    ws_url: ClassVar[str]
+    rest_url: ClassVar[str]
+    listing_paths: ClassVar[tuple[str, ...]]
+    kinds: ClassVar[frozenset[str]]
+    limits: ClassVar[Limits]
+    ignored: ClassVar[Mapping[str, str]]
+
+    @classmethod
+    @abstractmethod
+    def instruments(cls, bodies: Sequence[bytes]) -> list[Instrument]:
+        """Read the listing (one body a path). ``topics`` is still empty.
+
+        Raises:
+            BadPayload: Not the listing we know.
+        """
+
+    @classmethod
+    @abstractmethod
+    def instrument(cls, native: str) -> Instrument | None:
+        """Name an instrument without a listing, by known quote assets; None if that fails."""
+
+    @classmethod
+    @abstractmethod
+    def streams(cls, instrument: Instrument, kinds: Collection[str]) -> list[Stream]:
+        """Return what to subscribe to so that these kinds of it are fed (live choice)."""
+
+    @classmethod
+    @abstractmethod
+    def plan(cls, streams: Sequence[Stream], instruments: Mapping[str, Instrument]) -> list[Plan]:
+        """Spread streams over connections within the limits.
+
+        Streams of one instrument that feed one topic stay on one connection.
+        """
+
+    @classmethod
+    @abstractmethod
+    def carried(
+        cls, streams: Collection[Stream], instrument: Instrument, kinds: Collection[str]
+    ) -> tuple[tuple[str, ...], int | None]:
+        """Return the topics these streams of the instrument feed, and the book's levels."""
+
+    def __init__(self, plan: Plan, kinds: Collection[str]) -> None:
+        """Serve one connection.
+
+        Args:
+            plan: What the connection carries.
+            kinds: The kinds wanted; nothing else is emitted.
+        """
+        self.plan_ = plan
+        self.wanted = frozenset(kinds)
+
+    @abstractmethod
+    def opened(self) -> Sequence[Send]:
+        """Return the subscribe frames to send once connected; empty where the URL says it all."""
+
+    @abstractmethod
+    def parse(self, frame: bytes, recv: int) -> Iterable[Output]:
+        """Map one frame to what follows from it; nothing for acks and heartbeats.
+
+        Raises:
+            BadPayload: Cannot be understood; no state has changed.
+        """
+
+    def fetched(self, key: str, body: bytes, recv: int) -> Iterable[Output]:
+        """Take the answer to a ``Fetch``.
+
+        Raises:
+            BadPayload: Cannot be understood; treated like a failed fetch.
+        """
+        return ()
+
+    def fetch_failed(self, key: str, recv: int) -> Iterable[Output]:
+        """Take note that a ``Fetch`` failed; usually asks again."""
+        return ()
+
+    def resync(self, native: str) -> Sequence[Output]:
+        """Start the instrument's books afresh without touching its neighbours."""
+        return ()
+
+    def ping(self) -> str | None:
+        """Return the frame that keeps the connection alive, where we must send one."""
+        return None
+
+
+def upstream_gap(topic: str, recv: int, cause: Cause, lost: int | None) -> Gap:
+    """Declare that the exchange's events are missing here."""
+    return Gap(topic, 0, None, recv, 0, cause, lost)
+
+
+class TapeLine(msgspec.Struct, frozen=True):
+    """One line of a tape (``docs/tapes.md``).
+
+    Attributes:
+        t: Receive time at the recorder, Unix seconds; None in samples.
+        dir: ``in`` received, ``out`` sent, ``connect`` opened, ``rest`` answered (both ``url``).
+        conn: Which connection of the session.
+        raw: The exact text; ``raw_b64`` with ``enc`` instead for compressed or binary frames.
+        frame: ``binary`` if the text came as a binary frame.
+    """
+
+    dir: str
+    t: float | None = None
+    conn: str | None = None
+    url: str | None = None
+    raw: str | None = None
+    raw_b64: str | None = None
+    enc: str | None = None
+    frame: str | None = None
+
+
+class Ack(msgspec.Struct, frozen=True):
+    """What the exchange answers to a subscribe frame.
+
+    Attributes:
+        streams: What the frame asked for.
+        frames: The answer, ready to send, made from the recorded acks where there are any.
+        unsubscribe: The frame takes the streams back instead.
+    """
+
+    streams: tuple[Stream, ...]
+    frames: tuple[str, ...]
+    unsubscribe: bool = False
+
+
+class Venue(ABC):
+    """The exchange's side of the protocol, for the fake exchange that serves a tape. Pure.
+
+    One instance per tape. ``scan`` sees every line first, so acks and REST bodies are known.
+    """
+
+    @abstractmethod
+    def scan(self, line: TapeLine) -> None:
+        """Learn from one line of the tape (acks, symbols, the connection's URL)."""
+
+    @abstractmethod
+    def stream_of(self, line: TapeLine) -> Stream | None:
+        """Return the stream a received data frame belongs to.
+
+        None for control frames (acks, pongs, connection status) which the fake makes itself, or
+        sends to everybody when ``is_broadcast`` says so.
+        """
+
+    @abstractmethod
+    def is_broadcast(self, line: TapeLine) -> bool:
+        """Whether every connection gets this frame (Kraken's heartbeat and status)."""
+
+    @abstractmethod
+    def connected(self, path: str) -> Ack:
+        """Return what a new connection's URL asks for, and the frames it is greeted with."""
+
+    @abstractmethod
+    def request(self, path: str, frame: str) -> Ack:
+        """Return what a client's frame on a connection opened at ``path`` asks for."""
+
+    @abstractmethod
+    def rest_key(self, url: str) -> str | None:
+        """Return what a REST URL or path means, whatever its version: ``depth:BTCUSDT``.
+
+        None for one we do not serve. Recorded and requested URLs meet under this key.
+        """
+
+    @abstractmethod
+    def rest_key_of(self, line: TapeLine) -> str | None:
+        """Return the key of a recorded body, also where its URL is missing (the only symbol)."""

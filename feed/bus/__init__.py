@@ -1,0 +1,1 @@
+"""The bus: how entries get from the publishers to every web process."""
