@@ -1,0 +1,1 @@
+"""Tests; the folders mirror the packages. Helpers are imported as ``tests.<module>``."""
