@@ -30,7 +30,7 @@ install: $(STAMP)
 $(STAMP): requirements.lock pyproject.toml Makefile
 	@test -n "$(PYTHON)" && "$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 	  || { echo "Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)" >&2; exit 1; }
-	@"$(PYTHON)" -c 'import ensurepip, venv' \
+	@"$(PYTHON)" -c 'import ensurepip, venv' 2>/dev/null \
 	  || { echo "Python's venv module is missing; on Debian: apt-get install python3-venv" >&2; exit 1; }
 	@echo "Installing into $(VENV) (once; about half a minute)"
 	@"$(PYTHON)" -m venv $(VENV)

@@ -67,6 +67,6 @@ def test_wheel_holds_every_file_of_both_packages(tmp_path: Path) -> None:
         path.relative_to(REPO).as_posix()
         for package in ("feed", "adapters")
         for path in (REPO / package).rglob("*")
-        if path.is_file() and "__pycache__" not in path.parts
+        if path.is_file() and "__pycache__" not in path.parts and path.name[0] != "."
     }
     assert packed == present
