@@ -1,0 +1,80 @@
+/** Decimal text: shown with the exchange's own digits, computed exactly where it is computed. */
+import { el } from "./dom.js";
+
+const CALM = matchMedia("(prefers-reduced-motion: reduce)");
+
+/** `a - b`, exactly, with the digits of the finer one.
+ * @param {string} a @param {string} b */
+export function subtract(a, b) {
+  const places = Math.max(decimals(a), decimals(b));
+  const difference = scaled(a, places) - scaled(b, places);
+  const digits = String(difference < 0n ? -difference : difference).padStart(places + 1, "0");
+  const sign = difference < 0n ? "-" : "";
+  if (!places) return sign + digits;
+  return `${sign}${digits.slice(0, -places)}.${digits.slice(-places)}`;
+}
+
+/** How many digits follow the point. @param {string} text */
+export function decimals(text) {
+  const point = text.indexOf(".");
+  return point < 0 ? 0 : text.length - point - 1;
+}
+
+/** @param {string} text @param {number} places at least its own */
+function scaled(text, places) {
+  return BigInt(text.replace(".", "") + "0".repeat(places - decimals(text)));
+}
+
+/**
+ * Show a price digit for digit. From five whole digits on the thousands stand a little apart, by
+ * style only: the text (also when copied) stays as it came. Null shows a dash.
+ * @param {HTMLElement} node @param {string|null|undefined} text
+ */
+export function showPrice(node, text) {
+  const shown = text ?? "–";
+  if (node.textContent === shown) return;
+  const parts = thousands(shown);
+  if (node.childElementCount === parts.length && parts.length > 1) {
+    parts.forEach((part, i) => (node.children[i].textContent = part));
+  } else if (parts.length === 1) {
+    node.textContent = shown;
+  } else {
+    node.replaceChildren(...parts.map((part) => el("span", "k", part)));
+  }
+}
+
+/** @param {string} text */
+function thousands(text) {
+  const whole = text.length - (decimals(text) && decimals(text) + 1);
+  if (whole < 5) return [text];
+  const parts = [];
+  let end = text.length;
+  for (let start = whole - 3; start > 0; start -= 3) {
+    parts.unshift(text.slice(start, end));
+    end = start;
+  }
+  parts.unshift(text.slice(0, end));
+  return parts;
+}
+
+/**
+ * Light a cell up for a moment where its number rose or fell.
+ * @param {HTMLElement} node @param {string|null|undefined} before @param {string|null|undefined} now
+ */
+export function flash(node, before, now) {
+  if (before == null || now == null || before === now || CALM.matches) return;
+  const rise = Number(now) - Number(before);
+  if (!rise) return;
+  const style = getComputedStyle(document.documentElement);
+  const colour = style.getPropertyValue(rise > 0 ? "--up" : "--down");
+  const glow = style.getPropertyValue(rise > 0 ? "--up-glow" : "--down-glow");
+  for (const running of node.getAnimations()) running.cancel();
+  node.animate(
+    [
+      { color: colour, backgroundColor: glow },
+      { color: colour, backgroundColor: "transparent", offset: 0.4 },
+      {},
+    ],
+    { duration: 800 },
+  );
+}

@@ -1,0 +1,58 @@
+/** The headline of the chosen symbol: its name, last price, best quote, and whether it is live. */
+import { byId, onFrame, setData, setText } from "./dom.js";
+import { showPrice } from "./decimal.js";
+import { split } from "./feed.js";
+import { spreadText } from "./depth.js";
+
+export class Headline {
+  #last = byId("last");
+  #topic = "";
+  /** @type {import("./feed.js").FeedEvent|null} */
+  #trade = null;
+  /** @type {import("./feed.js").FeedEvent|null} */
+  #quote = null;
+  #askDraw = onFrame(() => this.#draw());
+
+  /** Start anew. @param {string} topic of kind quote */
+  show(topic) {
+    this.#topic = topic;
+    this.#trade = null;
+    this.#quote = null;
+    this.#askDraw();
+  }
+
+  /** @param {import("./feed.js").FeedEvent} trade */
+  trade(trade) {
+    this.#trade = trade;
+    this.#askDraw();
+  }
+
+  /** @param {import("./feed.js").FeedEvent} quote */
+  quote(quote) {
+    this.#quote = quote;
+    this.#askDraw();
+  }
+
+  /** @param {import("./trust.js").Verdict} verdict */
+  state({ state, reason }) {
+    setData(byId("detail"), "state", state);
+    const text = reason ? `${state}: ${reason.replaceAll("_", " ")}` : state;
+    setText(byId("chosen-state"), state === "live" ? "" : text);
+  }
+
+  #draw() {
+    const [, exchange, symbol] = split(this.#topic);
+    const quote = this.#quote;
+    setText(byId("chosen-symbol"), symbol);
+    setText(byId("chosen-exchange"), exchange);
+    showPrice(this.#last, this.#trade?.price);
+    setData(this.#last, "side", this.#trade?.side ?? "");
+    showPrice(byId("best-bid"), quote?.bid);
+    showPrice(byId("best-ask"), quote?.ask);
+    setText(byId("best-bid-size"), quote?.bid_size ?? "");
+    setText(byId("best-ask-size"), quote?.ask_size ?? "");
+    setText(byId("spread"), spreadText(quote?.bid, quote?.ask));
+    const shown = this.#trade?.price ?? quote?.bid ?? "";
+    document.title = `${shown && `${shown} `}${symbol} ${exchange} – pricefeed`;
+  }
+}
