@@ -1,0 +1,98 @@
+"""I/O shell: the server behind an address, as redis-py's client and as connections of our own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.asyncio.sentinel import Sentinel
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
+
+from feed.bus.address import Address
+from feed.bus.resp import C, connect
+from feed.errors import BusError
+
+
+def _untouched(response: Any, **_: Any) -> Any:
+    return response
+
+
+class Endpoint:
+    """One server, or whichever the sentinels call the master.
+
+    Attributes:
+        client: redis-py for all that is not hot: RESP2, short deadlines, and no retries of its
+            own, because only the caller knows what may be done twice.
+    """
+
+    def __init__(self, address: Address, timeout_s: float) -> None:
+        self._address = address
+        self._timeout_s = timeout_s
+        self._sentinel: Sentinel | None = None
+        common: dict[str, Any] = {
+            "protocol": 2,
+            "retry": Retry(NoBackoff(), 0),
+            "socket_timeout": timeout_s,
+            "socket_connect_timeout": timeout_s,
+        }
+        login: dict[str, Any] = {
+            "db": address.db,
+            "username": address.username,
+            "password": address.password,
+        }
+        if address.sentinels:
+            self._sentinel = Sentinel(  # type: ignore[no-untyped-call]  # redis-py's gap
+                address.sentinels,
+                sentinel_kwargs=common,
+                **common,
+                **login,
+            )
+            self.client: Redis = self._sentinel.master_for(address.service)
+        else:
+            tls: dict[str, Any] = {}
+            if address.tls:
+                tls = {
+                    "ssl": True,
+                    "ssl_ca_certs": address.tls.ca_certs,
+                    "ssl_certfile": address.tls.certfile,
+                    "ssl_keyfile": address.tls.keyfile,
+                    "ssl_cert_reqs": "required" if address.tls.verify else "none",
+                    "ssl_check_hostname": address.tls.verify,
+                }
+            self.client = Redis(
+                host=address.host,
+                port=address.port,
+                unix_socket_path=address.path,
+                **login,
+                **common,
+                **tls,
+            )
+        for command in ("XRANGE", "XREVRANGE"):  # as hiredis made them, not dicts: 10 times faster
+            self.client.set_response_callback(command, _untouched)
+
+    async def connect(self, factory: Callable[[], C], name: str) -> C:
+        """Open a connection of our own to the server, the present master if there are several.
+
+        Raises:
+            BusError: Nobody there, or we are refused.
+        """
+        return await connect(await self._locate(), factory, self._timeout_s, name)
+
+    async def close(self) -> None:
+        await self.client.aclose()
+        if self._sentinel is not None:
+            for sentinel in self._sentinel.sentinels:
+                await sentinel.aclose()
+
+    async def _locate(self) -> Address:
+        if self._sentinel is None:
+            return self._address
+        try:
+            host, port = await self._sentinel.discover_master(self._address.service)
+        except (RedisError, OSError) as e:
+            raise BusError(f"{self._address}: {e}") from e
+        return replace(self._address, host=host, port=port, sentinels=(), service="")
