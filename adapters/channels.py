@@ -1,0 +1,86 @@
+"""What exchanges have in common where one subscribes to channels of instruments. Pure."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from sys import maxsize
+from typing import ClassVar
+
+from adapters.base import Adapter, Plan, Stream
+from feed.models import Instrument
+
+
+class ChannelAdapter(Adapter):
+    """An adapter whose streams all go to one path, where each channel feeds certain kinds.
+
+    Attributes:
+        path: Below ``ws_url``.
+        chars_per_connection: Most characters of ``channel.native`` in all, where that is limited.
+    """
+
+    path: ClassVar[str]
+    chars_per_connection: ClassVar[int] = maxsize
+
+    @classmethod
+    @abstractmethod
+    def feeding(cls, channels: Iterable[str]) -> dict[str, str]:
+        """Return kind -> the one channel that feeds it, of an instrument with these channels."""
+
+    @classmethod
+    @abstractmethod
+    def book_levels(cls, channel: str) -> int:
+        """Return the levels a side of the book that a channel feeds."""
+
+    @classmethod
+    def plan(cls, streams: Sequence[Stream], instruments: Mapping[str, Instrument]) -> list[Plan]:
+        return [
+            Plan(cls.path, part, {one.native: instruments[one.native] for one in part})
+            for part in pack(streams, cls.limits.streams_per_connection, cls.chars_per_connection)
+        ]
+
+    @classmethod
+    def carried(
+        cls, streams: Collection[Stream], instrument: Instrument, kinds: Collection[str]
+    ) -> tuple[tuple[str, ...], int | None]:
+        topics = cls.topics(streams, instrument, kinds)
+        channels = [one.channel for one in streams if one.native == instrument.native]
+        levels = cls.book_levels(cls.feeding(channels)["book"]) if "book" in topics else None
+        return tuple(topics.values()), levels
+
+    @classmethod
+    def topics(
+        cls, streams: Collection[Stream], instrument: Instrument, kinds: Collection[str]
+    ) -> dict[str, str]:
+        """Return kind -> topic of what these streams of the instrument feed."""
+        channels = [one.channel for one in streams if one.native == instrument.native]
+        return {
+            kind: f"{kind}.{cls.name}.{instrument.symbol}"
+            for kind in cls.feeding(channels)
+            if kind in kinds
+        }
+
+
+def pack(
+    streams: Sequence[Stream], most: int, most_chars: int = maxsize
+) -> list[tuple[Stream, ...]]:
+    """Return the streams in connection-sized groups, all of one instrument in the same one.
+
+    Args:
+        most: Streams a connection.
+        most_chars: Characters of ``channel.native`` a connection, in all.
+    """
+    by_native: dict[str, list[Stream]] = {}
+    for stream in streams:
+        by_native.setdefault(stream.native, []).append(stream)
+    groups: list[tuple[Stream, ...]] = []
+    group: list[Stream] = []
+    chars = 0
+    for own in by_native.values():
+        own_chars = sum(len(one.channel) + len(one.native) + 1 for one in own)
+        if group and (len(group) + len(own) > most or chars + own_chars > most_chars):
+            groups.append(tuple(group))
+            group, chars = [], 0
+        group += own
+        chars += own_chars
+    return [*groups, tuple(group)] if group else groups
