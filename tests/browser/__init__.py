@@ -1,0 +1,1 @@
+"""Tests that drive a headless Chromium; skipped, with the reason, where there is none."""
