@@ -6,7 +6,7 @@ import { byId, onFrame, setData, setText } from "./dom.js";
 import { Feed, split } from "./feed.js";
 import { Headline } from "./headline.js";
 import { Health } from "./health.js";
-import { History } from "./history.js";
+import { PriceLog } from "./pricelog.js";
 import { listExchanges, listTopics } from "./catalogue.js";
 import { Notices, showExchanges } from "./notices.js";
 import { Tape } from "./tape.js";
@@ -17,17 +17,19 @@ const WATCHED = "quote.*.*";
 const CATALOGUE_EVERY_MS = 30_000;
 const CATALOGUE_RETRY_MS = 3_000;
 const CHART_EVERY_MS = 250;
+/** As in layout.css. */
+const PHONE = matchMedia("(max-width: 760px)");
 
 const feed = new Feed(new URL("v1/ws", document.baseURI));
 const trust = new Trust();
-const history = new History();
+const prices = new PriceLog();
 const notices = new Notices(feed);
 const health = new Health(feed);
 const headline = new Headline();
-const chart = new Chart(history);
+const chart = new Chart(prices);
 const tape = new Tape();
 const depth = new Depth();
-const watchlist = new Watchlist(trust, () => feed.serverTime(), choose);
+const watchlist = new Watchlist(trust, () => feed.serverTime(), pick);
 
 /** The chosen symbol, "binance.BTC-USDT", and its topics; empty until there is one. */
 let chosen = "";
@@ -66,14 +68,14 @@ feed.on("topic", (/** @type {any} */ answer) => {
 });
 
 feed.on("state", (/** @type {any} */ { state }) => {
-  if (trust.connected && state !== "open") history.cut(feed.serverTime() / 1e6);
+  if (trust.connected && state !== "open") prices.cut(feed.serverTime() / 1e6);
   trust.connected = state === "open";
   if (state === "open") void readCatalogue();
   showTrust();
 });
 
 feed.on("bus", (/** @type {any} */ { bus }) => {
-  if (bus === "stale") history.cut(feed.serverTime() / 1e6);
+  if (bus === "stale") prices.cut(feed.serverTime() / 1e6);
   trust.bus = bus;
   showTrust();
 });
@@ -84,7 +86,7 @@ function onQuote(quote) {
   const key = quote.topic.slice("quote.".length);
   const { bid, ask } = quote;
   if (bid !== null && ask !== null) {
-    history.push(key, quote.recv / 1e6, (Number(bid) + Number(ask)) / 2);
+    prices.push(key, quote.recv / 1e6, (Number(bid) + Number(ask)) / 2);
   }
   if (key !== chosen) return;
   headline.quote(quote);
@@ -123,9 +125,16 @@ function choose(topic) {
   feed.subscribe([tradeTopic]);
   feed.subscribe([depthTopic], { max_hz: 5 });
   // Replaced, not pushed: walking the list with the arrow keys is not a way back.
-  if (location.hash !== `#${key}`) window.history.replaceState(null, "", `#${key}`);
+  if (location.hash !== `#${key}`) history.replaceState(null, "", `#${key}`);
   showTrust();
   drawChart();
+}
+
+/** Choose by hand: where the panels stand below the list, go there.
+ * @param {string} topic */
+function pick(topic) {
+  choose(topic);
+  if (PHONE.matches) byId("detail").scrollIntoView({ behavior: "smooth" });
 }
 
 function chooseFromHash() {

@@ -10,7 +10,7 @@ const uPlot = vendored;
 const SHORTEST_S = 30;
 
 export class Chart {
-  #history;
+  #prices;
   #holder = byId("chart");
   #readout = byId("chart-readout");
   #change = byId("change");
@@ -21,9 +21,9 @@ export class Chart {
   #windowS = 300;
   #axisWidth = 60;
 
-  /** @param {import("./history.js").History} history */
-  constructor(history) {
-    this.#history = history;
+  /** @param {import("./pricelog.js").PriceLog} prices */
+  constructor(prices) {
+    this.#prices = prices;
     this.#make();
     new ResizeObserver(() => this.#plot.setSize(this.#size())).observe(this.#holder);
     matchMedia("(prefers-color-scheme: light)").addEventListener("change", () => this.#make());
@@ -47,7 +47,7 @@ export class Chart {
   /** Draw up to `now`; to be called a few times a second.
    * @param {number} now s since the epoch @param {boolean} live whether the last value still holds */
   tick(now, live) {
-    const { times, values } = this.#history.since(this.#key, now - this.#windowS);
+    const { times, values } = this.#prices.since(this.#key, now - this.#windowS);
     const last = values.at(-1);
     if (live && last != null && now > times[times.length - 1]) {
       times.push(now);

@@ -36,20 +36,20 @@ export class Notices {
     setText(this.#link, word);
     this.#alarm.hidden = !sentence;
     setText(byId("alarm-text"), sentence);
+    setText(byId("alarm-retry"), this.#retryText());
     byId("retry").hidden = !["waiting", "stopped"].includes(this.#feed.state);
   }
 
   /** @returns {[level: string, word: string, sentence: string]} */
   #verdict() {
     const { code, reason } = this.#change;
-    const left = Math.ceil((this.#retryAt - performance.now()) / 1000);
     const frozen = "Prices on this page are frozen.";
     switch (this.#feed.state) {
       case "open":
         if (this.#feed.bus !== "stale") return ["live", "Live", ""];
         return ["stale", "Bus stale", "The server has lost its bus: every price may be old."];
       case "waiting":
-        return ["down", "Reconnecting", `No connection to the server. ${frozen} ${retryText(left)}`];
+        return ["down", "Reconnecting", `No connection to the server. ${frozen}`];
       case "stopped":
         return [
           "down",
@@ -59,17 +59,19 @@ export class Notices {
       case "connecting":
         // Said aloud only when it is not the first time: a page that opens has nothing to freeze.
         return this.#feed.stats.connects
-          ? ["down", "Reconnecting", `No connection to the server. ${frozen} Trying now.`]
+          ? ["down", "Reconnecting", `No connection to the server. ${frozen}`]
           : ["connecting", "Connecting", ""];
       default:
         return ["down", "Disconnected", `Not connected. ${frozen}`];
     }
   }
-}
 
-/** @param {number} seconds */
-function retryText(seconds) {
-  return seconds > 1 ? `Next attempt in ${seconds} s.` : "Trying now.";
+  /** Apart from the sentence, so that a screen reader need not hear every second of it. */
+  #retryText() {
+    const left = Math.ceil((this.#retryAt - performance.now()) / 1000);
+    if (this.#feed.state === "waiting" && left > 0) return `Next attempt in ${left} s.`;
+    return ["waiting", "connecting"].includes(this.#feed.state) ? "Trying now." : "";
+  }
 }
 
 /** The exchanges, each with its state; pressing one filters the watchlist by it.

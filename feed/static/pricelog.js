@@ -6,7 +6,7 @@ const POINTS = 1800;
 
 /** @typedef {{times: number[], values: (number|null)[]}} Series times in s since the epoch */
 
-export class History {
+export class PriceLog {
   /** @type {Map<string, Series>} */
   #series = new Map();
 
