@@ -45,6 +45,10 @@ class Fenced(BusError):
         self.epoch = epoch
 
 
+class LeaseLost(BusError):
+    """Another publisher holds the exchange's lease; this process must stop and exit non-zero."""
+
+
 class AdapterError(FeedError):
     """Something about one exchange; the runner acts."""
 

@@ -1,0 +1,265 @@
+"""The HTTP routes beside the WebSocket, and the WebSocket's front door."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from typing import Any
+from urllib.parse import urlsplit
+
+import msgspec
+from starlette.requests import HTTPConnection, Request
+from starlette.responses import Response, StreamingResponse
+from starlette.routing import BaseRoute, Route, WebSocketRoute
+from starlette.websockets import WebSocket, WebSocketDisconnect
+
+from feed.commands import Refused, from_query
+from feed.encoding import ENCODINGS, JSON, Encoding, unframe
+from feed.gateway import Gateway
+from feed.relay import now_us
+from feed.session import Session, Snapshots
+from feed.sse import PulledSocket, event_stream
+from feed.topics import parse_topic
+from feed.websocket import Connection
+from feed.wire import EXTENSION
+
+_encode = msgspec.json.Encoder().encode
+_PAGE = 1_000
+_FILL_S = 2.0
+
+
+def _gateway(connection: HTTPConnection) -> Gateway:
+    gateway: Gateway = connection.app.state.gateway
+    return gateway
+
+
+def _json(body: object, status: int = 200, **headers: str) -> Response:
+    return Response(_encode(body), status, headers, "application/json")
+
+
+def error(status: int, code: str, message: str) -> Response:
+    """Return an HTTP error in the form of ``protocol.md``."""
+    return _json({"error": {"code": code, "message": message}}, status)
+
+
+# The WebSocket's front door.
+
+
+def _refusal(websocket: WebSocket) -> Response | None:
+    """Return why this client may not come in, if so."""
+    gateway = _gateway(websocket)
+    origin = websocket.headers.get("origin")
+    allowed = gateway.settings.allowed_origins
+    if origin is not None and "*" not in allowed and origin not in allowed:
+        # Browsers do not apply the same-origin rule to WebSockets; the server must.
+        if urlsplit(origin).netloc.lower() != websocket.headers.get("host", "").lower():
+            return error(403, "forbidden", "this origin is not in FEED_ALLOWED_ORIGINS")
+    if len(gateway.clients) >= gateway.settings.max_clients:
+        refusal = error(503, "shed", "too many connections; try again later")
+        refusal.headers["retry-after"] = "5"
+        return refusal
+    return None
+
+
+async def ws(websocket: WebSocket) -> None:
+    """Let a client in and hand its socket to a connection."""
+    refusal = _refusal(websocket)
+    if refusal is not None:
+        await websocket.send_denial_response(refusal)
+        return
+    offered = [name for name in websocket.scope["subprotocols"] if name in ENCODINGS]
+    await websocket.accept(subprotocol=offered[0] if offered else None)
+    encoding = ENCODINGS[offered[0]] if offered else JSON
+    gateway = _gateway(websocket)
+    query = dict(websocket.query_params)
+    extension = websocket.scope.get("extensions", {}).get(EXTENSION)
+    if extension is None:
+        await _serve_plainly(websocket, gateway, encoding, query)
+        return
+    socket = extension["socket"]
+    connection = Connection(gateway, socket, encoding, asyncio.get_running_loop().time())
+    socket.hand_over(connection)
+    connection.welcome()
+    connection.open(query)
+
+
+async def _serve_plainly(
+    websocket: WebSocket, gateway: Gateway, encoding: Encoding, query: dict[str, str]
+) -> None:
+    """Serve a client of an ASGI server that is not ours, through plain ``send``."""
+    socket = PulledSocket()
+    connection = Connection(gateway, socket, encoding, asyncio.get_running_loop().time())
+    socket.connection = connection
+    connection.welcome()
+    connection.open(query)
+
+    async def send() -> None:
+        async for piece in socket.pieces():
+            for opcode, body in unframe(piece):
+                if opcode == 1:
+                    await websocket.send_text(body.decode())
+                else:
+                    await websocket.send_bytes(body)
+        code, reason = socket.ended or (1000, "")
+        await websocket.close(int(code), reason)
+
+    sender = asyncio.create_task(send())
+    try:
+        while True:
+            message = await websocket.receive()
+            if message["type"] == "websocket.disconnect":
+                break
+            text = message.get("text")
+            connection.received(
+                text.encode() if text is not None else message["bytes"], text is not None
+            )
+    finally:
+        connection.lost()
+        sender.cancel()
+        try:
+            await sender
+        except (asyncio.CancelledError, WebSocketDisconnect):
+            pass
+
+
+# Lists.
+
+
+async def exchanges(request: Request) -> Response:
+    gateway = _gateway(request)
+    relay = gateway.relay
+    rows = []
+    banner = None
+    for name, catalogue in sorted(relay.index.catalogues.items()):
+        carried = [i for i in catalogue.instruments if i.topics]
+        banner = banner or catalogue.banner
+        rows.append(
+            {
+                "exchange": name,
+                "state": relay.liveness.exchange(name),
+                "source": catalogue.source,
+                "updated": catalogue.updated,
+                "listed": len(catalogue.instruments),
+                "carried": len(carried),
+                "topics": len(catalogue.carried()),
+            }
+        )
+    return _json({"exchanges": rows, "banner": banner})
+
+
+def _page(request: Request, names: Iterable[str]) -> tuple[list[str], str | None]:
+    """Cut one page out of sorted names; the cursor is the last name of the page before.
+
+    Raises:
+        ValueError: ``limit`` is no number from 1 to 1,000.
+    """
+    limit = int(request.query_params.get("limit", str(_PAGE)))
+    if not 1 <= limit <= _PAGE:
+        raise ValueError(f"limit must be from 1 to {_PAGE}")
+    cursor = request.query_params.get("cursor", "")
+    rest = sorted(name for name in names if name > cursor)
+    page = rest[:limit]
+    return page, page[-1] if len(rest) > limit else None
+
+
+async def topics(request: Request) -> Response:
+    index = _gateway(request).relay.index
+    pattern = request.query_params.get("pattern")
+    try:
+        names = index.match(pattern) if pattern else index.topics()
+        page, cursor = _page(request, names)
+    except ValueError as e:
+        return error(400, "bad_option", str(e))
+    rows = [{"topic": name, **parse_topic(name)._asdict()} for name in page]
+    return _json({"topics": rows, "cursor": cursor})
+
+
+async def instruments(request: Request) -> Response:
+    wanted = request.query_params.get("exchange")
+    text = request.query_params.get("q", "").upper()
+    listed = {
+        f"{i.exchange}:{i.symbol}": i
+        for i in _gateway(request).relay.index.instruments()
+        if wanted in (None, i.exchange) and (text in i.symbol or text in i.native.upper())
+    }
+    try:
+        page, cursor = _page(request, listed)
+    except ValueError as e:
+        return error(400, "bad_option", str(e))
+    return _json({"instruments": [listed[key] for key in page], "cursor": cursor})
+
+
+async def snapshot(request: Request) -> Response:
+    """Answer the current values of topics and patterns."""
+    gateway = _gateway(request)
+    relay = gateway.relay
+    session = Session(relay.index, JSON, gateway.settings.max_topics, 1, 0.0)
+    texts = [text for text in request.query_params.get("topics", "").split(",") if text]
+    if not texts:
+        return error(400, "bad_option", "give topics=quote.binance.BTC-USDT,…")
+    try:
+        action: Snapshots = session.snapshots(texts, None)
+    except Refused as e:
+        return error(400, e.name, str(e))
+    states = [relay.state(name) for name in action.topics]
+    try:
+        await relay.filled(states, _FILL_S)
+        bodies = [msgspec.Raw(state.snapshot(JSON, now_us())) for state in states]
+    finally:
+        for state in states:
+            relay.release(state)
+    errors = [msgspec.Raw(answer.json) for answer in action.errors]
+    status = 404 if errors and not bodies else 200
+    return _json({"snapshots": bodies, "errors": errors}, status)
+
+
+async def stream(request: Request) -> Response:
+    """Serve Server-Sent Events."""
+    gateway = _gateway(request)
+    query = dict(request.query_params)
+    try:
+        command, _ = from_query(query)
+    except Refused as e:
+        return error(400, e.name, str(e))
+    if command is None or not command.topics:
+        return error(400, "bad_option", "give topics=trade.kraken.BTC-USD,…")
+    if len(gateway.clients) >= gateway.settings.max_clients:
+        return error(503, "shed", "too many connections; try again later")
+    headers = {"cache-control": "no-store", "x-accel-buffering": "no"}
+    return StreamingResponse(
+        event_stream(gateway, query), media_type="text/event-stream", headers=headers
+    )
+
+
+# Health.
+
+
+async def livez(request: Request) -> Response:
+    """The loop turns; the bus is not asked."""
+    return _json({"ok": True})
+
+
+async def readyz(request: Request) -> Response:
+    """Able to serve; the reasons if not."""
+    gateway = _gateway(request)
+    relay = gateway.relay
+    reasons: dict[str, Any] = {}
+    if not relay.liveness.is_linked:
+        reasons["bus"] = "the link to the bus is lost"
+    if len(gateway.clients) >= gateway.settings.max_clients:
+        reasons["clients"] = "FEED_MAX_CLIENTS is reached"
+    ok = not reasons
+    body = {"ok": ok, "reasons": reasons, "clients": len(gateway.clients), "topics": relay.joined()}
+    return _json(body, 200 if ok else 503)
+
+
+ROUTES: list[BaseRoute] = [
+    WebSocketRoute("/v1/ws", ws),
+    Route("/v1/stream", stream),
+    Route("/v1/exchanges", exchanges),
+    Route("/v1/instruments", instruments),
+    Route("/v1/topics", topics),
+    Route("/v1/snapshot", snapshot),
+    Route("/livez", livez),
+    Route("/readyz", readyz),
+]

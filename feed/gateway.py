@@ -1,0 +1,162 @@
+"""I/O shell: what all clients of one web process share, and its clocks.
+
+Flushing waits for company only as far as it pays: after a flush that took ``t`` seconds the next
+comes no sooner than ``t`` later (at most ``patience_max_ms``). An idle server writes at once; a
+busy one joins more entries into each write, which is what a delivery costs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+from feed.bus.base import Bus
+from feed.config import Settings
+from feed.hub import Hub
+from feed.outbox import Outbox
+from feed.relay import Relay, now_us
+
+log = logging.getLogger("feed.gateway")
+
+_WHEEL = 50  # heartbeats are spread over so many slices of their period
+_SWEEP_S = 1.0
+
+
+class Client(Protocol):
+    """A connection as the gateway sees it."""
+
+    outbox: Outbox
+
+    def heartbeat(self, now: int, now_s: float) -> None: ...
+
+    def check_progress(self, now_s: float) -> None: ...
+
+    def listed(self, topics: list[str]) -> None: ...
+
+    def health(self, is_live: bool, since: int) -> None: ...
+
+
+class Gateway:
+    """Owns the hub and the relay, and every client's clock.
+
+    Attributes:
+        clients: Everybody connected.
+        evicted: Clients ended because nothing moved.
+    """
+
+    def __init__(self, settings: Settings, bus: Bus) -> None:
+        self.settings = settings
+        self.hub = Hub(self._wake, self._wake_beats)
+        self.relay = Relay(bus, self.hub, settings.linger_s)
+        self.relay.on_topics = self._listed
+        self.relay.on_link = self._link
+        self.bus_since = now_us()
+        self.clients: dict[Client, int] = {}
+        self.evicted = 0
+        self._slices: list[dict[Client, None]] = [{} for _ in range(_WHEEL)]
+        self._next_slice = 0
+        self._patience_max_s = settings.patience_max_ms / 1000
+        self._patience_s = 0.0
+        self._flushed_at = 0.0
+        self._beat_timer: asyncio.TimerHandle | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def start(self) -> None:
+        """Connect to the bus.
+
+        Raises:
+            BusError: It cannot be reached.
+        """
+        self._loop = asyncio.get_running_loop()
+        await self.relay.start()
+        self._tasks = [
+            self._loop.create_task(self._every(self.settings.heartbeat_s / _WHEEL, self._turn)),
+            self._loop.create_task(self._every(_SWEEP_S, self._sweep)),
+        ]
+
+    async def close(self) -> None:
+        """End every task."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._beat_timer is not None:
+            self._beat_timer.cancel()
+        await self.relay.close()
+
+    # Clients.
+
+    def enter(self, client: Client) -> None:
+        """Count a client in; its heartbeats are spread against the others'."""
+        slot = min(range(_WHEEL), key=lambda i: len(self._slices[i]))
+        self._slices[slot][client] = None
+        self.clients[client] = slot
+
+    def leave(self, client: Client) -> None:
+        """Forget a client."""
+        slot = self.clients.pop(client, None)
+        if slot is not None:
+            del self._slices[slot][client]
+
+    def _listed(self, topics: list[str]) -> None:
+        for client in list(self.clients):
+            client.listed(topics)
+
+    def _link(self, is_live: bool, since: int) -> None:
+        self.bus_since = since
+        for client in list(self.clients):
+            client.health(is_live, since)
+
+    # Clocks.
+
+    def _wake(self) -> None:
+        wait = self._flushed_at + self._patience_s - self._loop.time()
+        if wait <= 0:
+            self._loop.call_soon(self._flush)
+        else:
+            self._loop.call_later(wait, self._flush)
+
+    def _flush(self) -> None:
+        started = time.perf_counter()
+        more = self.hub.flush(now_us())
+        self._patience_s = min(time.perf_counter() - started, self._patience_max_s)
+        self._flushed_at = self._loop.time()
+        if more:
+            self._wake()
+
+    def _wake_beats(self) -> None:
+        due = self.hub.next_beat()
+        if due is None:
+            return
+        if self._beat_timer is not None:
+            self._beat_timer.cancel()
+        wait = max(0.0, (due - now_us()) / 1e6)
+        self._beat_timer = self._loop.call_later(wait, self._beat)
+
+    def _beat(self) -> None:
+        self._beat_timer = None
+        self.hub.beat(now_us())
+        self._wake_beats()
+
+    async def _every(self, period_s: float, work: Callable[[], None]) -> None:
+        """Run ``work`` on a steady beat; a late one is not made up for."""
+        due = self._loop.time()
+        while True:
+            due = max(due + period_s, self._loop.time())
+            await asyncio.sleep(due - self._loop.time())
+            work()
+
+    def _turn(self) -> None:
+        """Give one slice of the clients their heartbeat."""
+        self._next_slice = (self._next_slice + 1) % _WHEEL
+        now, now_s = now_us(), self._loop.time()
+        for client in list(self._slices[self._next_slice]):
+            client.heartbeat(now, now_s)
+
+    def _sweep(self) -> None:
+        """Look at every client that is behind."""
+        now_s = self._loop.time()
+        for client in [client for client in self.clients if client.outbox.blocked]:
+            client.check_progress(now_s)

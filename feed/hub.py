@@ -1,0 +1,266 @@
+"""Topic -> outboxes: one entry in, its frame built once an encoding, handed to all. Pure.
+
+Nothing here awaits, makes a task or copies an entry: one slow reader cannot delay the next.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable
+from itertools import count
+
+from feed.outbox import Item, Outbox, Snapshot, gap_json
+from feed.throttle import Group
+from feed.topic_state import TopicState
+
+GroupKey = tuple[frozenset[TopicState], float, str, bool]
+
+
+class Throttled:
+    """One client's throttled topics: rate -> state -> position it has been given."""
+
+    __slots__ = ("groups", "views")
+
+    def __init__(self) -> None:
+        self.views: dict[float, dict[TopicState, int]] = {}
+        self.groups: dict[float, tuple[GroupKey, Group]] = {}
+
+
+class Hub:
+    """Fans entries out to outboxes.
+
+    Args:
+        wake: Called when the first outbox has something to flush.
+        wake_beats: Called when the next beat may have come nearer.
+
+    Attributes:
+        entries, encodes: How many entries were published, and bodies made for them.
+    """
+
+    def __init__(self, wake: Callable[[], None], wake_beats: Callable[[], None]) -> None:
+        self._wake = wake
+        self._wake_beats = wake_beats
+        self._dirty: list[Outbox] = []
+        self._groups: dict[GroupKey, Group] = {}
+        self._due: list[tuple[int, int, Group]] = []
+        self._ties = count()
+        self._throttled: dict[Outbox, Throttled] = {}
+        self._regroup: dict[Outbox, None] = {}
+        self.entries = 0
+        self.encodes = 0
+
+    def report(self, outbox: Outbox) -> None:
+        """Note that something waits in ``outbox`` (given to every Outbox)."""
+        if not outbox.reported:
+            outbox.reported = True
+            if not self._dirty:
+                self._wake()
+            self._dirty.append(outbox)
+
+    # Entries.
+
+    def publish(self, state: TopicState, epoch: int, seq: int, body: bytes, now: int) -> None:
+        """Take the entry that follows in its topic and hand it to everybody who wants it."""
+        is_value = state.advance(epoch, seq, body)
+        self.entries += 1
+        for audience in state.audiences.values():
+            members, latest = audience.all, audience.latest
+            if not (members or (latest and is_value)):
+                continue
+            encoding = audience.encoding
+            if is_value and state.is_state:
+                encoded = state.newest_body(encoding)
+            else:
+                encoded = encoding.body(body)
+            self.encodes += 1
+            item = Item(state, seq, encoded, encoding.frame(encoded), now)
+            for outbox in members:
+                outbox.push(item)
+            if is_value:
+                for outbox in latest:
+                    outbox.put(state, item)
+
+    def lose(self, state: TopicState, first: int, last: int, now: int) -> None:
+        """Declare to ``all`` subscribers that this process never got these positions."""
+        json = gap_json(state.name, "bus_loss", first, last, None)
+        for audience in state.audiences.values():
+            body = audience.encoding.body(json)
+            item = Item(state, last, body, audience.encoding.frame(body), now)
+            for outbox in audience.all:
+                outbox.push(item)
+
+    def announce(self, state: TopicState, body: bytes, now: int) -> None:
+        """Hand out a value that this server made itself (``seq:null``); it is not kept."""
+        for audience in state.audiences.values():
+            encoded = audience.encoding.body(body)
+            item = Item(state, state.seq, encoded, audience.encoding.frame(encoded), now)
+            for outbox in audience.all:
+                outbox.push(item)
+            for outbox in audience.latest:
+                outbox.put(state, item)
+
+    def refresh(self, state: TopicState) -> None:
+        """Owe every subscriber of a book its current window (the entries did not connect)."""
+        for audience in state.audiences.values():
+            for outbox in audience.all:
+                outbox.ask(Snapshot(state, None))
+
+    # Who wants what.
+
+    def attach(self, outbox: Outbox, state: TopicState, latest: bool) -> None:
+        """Deliver entries of ``state`` from here on."""
+        audience = state.audience(outbox.encoding)
+        (audience.latest if latest else audience.all)[outbox] = None
+
+    def throttle(self, outbox: Outbox, state: TopicState, hz: float, seq: int) -> None:
+        """Deliver the newest value of ``state`` at most ``hz`` times a second.
+
+        Args:
+            seq: The position the client has; 0 where it is due the newest value.
+        """
+        throttled = self._throttled.setdefault(outbox, Throttled())
+        throttled.views.setdefault(hz, {})[state] = seq
+        self._need_regroup(outbox)
+
+    def change(self, outbox: Outbox, state: TopicState, latest: bool, hz: float | None) -> None:
+        """Deliver a state topic otherwise, in place: nothing twice, the newest value not lost."""
+        given = self._unthrottle(outbox, state)
+        self._drop(outbox, state)
+        is_due = outbox.pull(state) or (given is not None and given < state.newest_seq)
+        if hz is not None:
+            self.throttle(outbox, state, hz, 0 if is_due else state.newest_seq)
+            return
+        self.attach(outbox, state, latest)
+        if is_due and state.newest is not None:
+            body = state.newest_body(outbox.encoding)
+            item = Item(state, state.newest_seq, body, outbox.encoding.frame(body), 0)
+            if latest:
+                outbox.put(state, item)
+            else:
+                outbox.push(item)
+
+    def detach(self, outbox: Outbox, state: TopicState) -> None:
+        """Deliver nothing more of ``state``, not even what waits."""
+        self._drop(outbox, state)
+        self._unthrottle(outbox, state)
+        outbox.forget(state)
+
+    def leave(self, outbox: Outbox) -> None:
+        """Forget a client's throttled topics; the caller detaches the others."""
+        throttled = self._throttled.pop(outbox, None)
+        self._regroup.pop(outbox, None)
+        if throttled is not None:
+            for hz in list(throttled.groups):
+                self._leave_group(outbox, throttled, hz)
+
+    def _drop(self, outbox: Outbox, state: TopicState) -> None:
+        audience = state.audiences.get(outbox.encoding.name)
+        if audience is not None:
+            audience.all.pop(outbox, None)
+            audience.latest.pop(outbox, None)
+            if not (audience.all or audience.latest):
+                del state.audiences[outbox.encoding.name]
+
+    def _unthrottle(self, outbox: Outbox, state: TopicState) -> int | None:
+        """Take a topic out of the client's throttled ones; return the position it had."""
+        throttled = self._throttled.get(outbox)
+        for hz, view in throttled.views.items() if throttled is not None else ():
+            if state in view:
+                assert throttled is not None
+                if hz in throttled.groups:
+                    self._leave_group(outbox, throttled, hz)
+                given = view.pop(state)
+                if outbox.drop_blobs():  # they may hold this topic: the rest is sent again
+                    self._owe_everything(outbox, throttled)
+                    given = 0
+                self._need_regroup(outbox)
+                return given
+        return None
+
+    def _owe_everything(self, outbox: Outbox, throttled: Throttled) -> None:
+        for hz, view in throttled.views.items():
+            if hz in throttled.groups:
+                self._leave_group(outbox, throttled, hz)
+            view.update(dict.fromkeys(view, 0))
+
+    def _need_regroup(self, outbox: Outbox) -> None:
+        self._regroup[outbox] = None
+        self._wake_beats()
+
+    # Throttled clients.
+
+    def next_beat(self) -> int | None:
+        """Return when ``beat`` is due, µs; None while nobody is throttled."""
+        if self._regroup:
+            return 0
+        return self._due[0][0] if self._due else None
+
+    def beat(self, now: int) -> None:
+        """Serve the groups that are due."""
+        for outbox in self._regroup:
+            self._group(outbox, now)
+        self._regroup.clear()
+        due = self._due
+        while due and due[0][0] <= now:
+            group = heapq.heappop(due)[2]
+            if group.members:
+                group.beat(now)
+                heapq.heappush(due, (group.due, next(self._ties), group))
+
+    def _group(self, outbox: Outbox, now: int) -> None:
+        """Put a client whose topics changed into the groups that fit it now."""
+        throttled = self._throttled.get(outbox)
+        if throttled is None:
+            return
+        for hz, view in list(throttled.views.items()):
+            if not view:
+                del throttled.views[hz]
+                if hz in throttled.groups:
+                    self._leave_group(outbox, throttled, hz)
+                continue
+            key = (frozenset(view), hz, outbox.encoding.name, outbox.batch)
+            former = throttled.groups.get(hz)
+            if former is not None and former[0] == key:
+                continue
+            fresh = dict(view)
+            if former is not None:
+                self._leave_group(outbox, throttled, hz)
+            group = self._groups.get(key)
+            if group is None:
+                group = self._groups[key] = Group(view, hz, outbox.encoding, outbox.batch, now)
+                heapq.heappush(self._due, (group.due, next(self._ties), group))
+            group.join(outbox, fresh)
+            throttled.groups[hz] = (key, group)
+
+    def _leave_group(self, outbox: Outbox, throttled: Throttled, hz: float) -> None:
+        key, group = throttled.groups.pop(hz)
+        view = throttled.views.get(hz, {})
+        view.update((state, seq) for state, seq in group.positions(outbox) if state in view)
+        del group.members[outbox]
+        if not group.members:
+            del self._groups[key]
+
+    def rebatch(self, outbox: Outbox, batch: bool) -> None:
+        """Set the connection's ``batch`` option."""
+        outbox.batch = batch
+        if outbox in self._throttled:
+            self._need_regroup(outbox)
+
+    # Flushing.
+
+    def flush(self, now: int) -> bool:
+        """Write one piece of every outbox that has something; whether there is more to write."""
+        dirty, self._dirty = self._dirty, []
+        more = []
+        for outbox in dirty:
+            outbox.reported = False
+            data = outbox.take(now)
+            if data:
+                outbox.write(data)
+            if outbox.is_waiting and not (outbox.blocked or outbox.reported):
+                outbox.reported = True
+                more.append(outbox)
+        # What was reported while writing stands behind what was left over.
+        if more:
+            self._dirty = more + self._dirty
+        return bool(self._dirty)

@@ -1,0 +1,219 @@
+"""What one web process knows of one topic somebody wants. Pure; time and payloads come in."""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from feed.encoding import Encoding
+from feed.models import Book, Gap
+from feed.topics import parse_topic
+from feed.window import Window
+
+if TYPE_CHECKING:
+    from feed.outbox import Outbox
+
+_GAP = b'{"type":"gap"'
+_SNAPSHOT_MS = 50_000  # rendered snapshots are shared for so many µs: their age_ms may be off by it
+_decode_book = msgspec.json.Decoder(Book | Gap).decode
+_decode_gap = msgspec.json.Decoder(Gap).decode
+_encode = msgspec.json.Encoder().encode
+
+
+class _Received(msgspec.Struct):
+    recv: int
+
+
+_decode_recv = msgspec.json.Decoder(_Received).decode
+
+
+class Phase(Enum):
+    """Whether the entries in hand connect."""
+
+    FILLING = "filling"
+    LIVE = "live"
+    REPAIRING = "repairing"
+
+
+class Audience:
+    """Who wants a topic in one encoding. Ordered dicts: as fast to iterate as lists, O(1) to leave.
+
+    Attributes:
+        all: Outboxes that get every entry.
+        latest: Outboxes that get the newest value as soon as the socket takes it.
+    """
+
+    __slots__ = ("all", "encoding", "latest")
+
+    def __init__(self, encoding: Encoding) -> None:
+        self.encoding = encoding
+        self.all: dict[Outbox, None] = {}
+        self.latest: dict[Outbox, None] = {}
+
+
+class TopicState:
+    """Position, newest value and (of a book) window of one topic.
+
+    Attributes:
+        epoch, seq: Of the last entry applied; 0 where nothing was ever published.
+        newest: Wire JSON of the newest value (not of gaps); None before the first.
+        newest_seq: Its position.
+        health: Of the topic as far as known; the relay keeps it.
+        audiences: Who wants it, one an encoding in use.
+    """
+
+    __slots__ = (
+        "_newest_bodies",
+        "_rendered",
+        "audiences",
+        "epoch",
+        "health",
+        "interest",
+        "is_state",
+        "kind",
+        "name",
+        "newest",
+        "newest_seq",
+        "phase",
+        "seq",
+        "topic",
+        "valid",
+        "window",
+    )
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.topic = parse_topic(name)
+        self.kind = self.topic.kind
+        self.is_state = self.topic.is_state
+        self.phase = Phase.FILLING
+        self.epoch = 0
+        self.seq = 0
+        self.newest: bytes | None = None
+        self.newest_seq = 0
+        self.health: str | None = None
+        self.window = Window() if self.kind == "book" else None
+        self.valid = False
+        self.audiences: dict[str, Audience] = {}
+        self.interest = 0
+        self._newest_bodies: dict[str, tuple[int, bytes]] = {}
+        self._rendered: dict[str, tuple[int, int, str | None, bytes]] = {}
+
+    def audience(self, encoding: Encoding) -> Audience:
+        """Return who wants it in ``encoding``."""
+        found = self.audiences.get(encoding.name)
+        if found is None:
+            found = self.audiences[encoding.name] = Audience(encoding)
+        return found
+
+    def has(self, epoch: int, seq: int) -> bool:
+        """Whether this is a repeat, or comes from a publisher that has been replaced."""
+        return epoch < self.epoch or (epoch == self.epoch and seq <= self.seq)
+
+    def connects(self, epoch: int, seq: int, body: bytes) -> bool:
+        """Whether nothing is missing before an entry that we do not have yet.
+
+        A newer publisher's first entry names the positions it left unused, so it connects if it
+        starts right after what we have.
+        """
+        if self.seq == 0:
+            return True
+        if epoch == self.epoch:
+            return seq == self.seq + 1
+        if not body.startswith(_GAP):
+            return False
+        try:
+            gap = _decode_gap(body)
+        except ValueError:
+            return False
+        return gap.cause == "publisher_restart" and gap.from_ == self.seq + 1 and gap.to == seq - 1
+
+    def advance(self, epoch: int, seq: int, body: bytes) -> bool:
+        """Take the entry that follows; return whether it is a value (not a gap).
+
+        A book entry that cannot be read makes the window invalid and is passed on as it is.
+        """
+        self.epoch = epoch
+        self.seq = seq
+        if self.window is not None:
+            self._advance_window(self.window, body)
+        if body.startswith(_GAP):
+            return False
+        self.newest = body
+        self.newest_seq = seq
+        return True
+
+    def _advance_window(self, window: Window, body: bytes) -> None:
+        try:
+            entry = _decode_book(body)
+            if isinstance(entry, Gap):
+                self.valid = False
+            elif entry.snapshot:
+                window.replace(entry.bids, entry.asks)
+                self.valid = True
+            elif self.valid:
+                window.apply(entry.bids, entry.asks)
+        except ValueError:  # msgspec's, or a price that is no number
+            self.valid = False
+
+    def restore(self, epoch: int, seq: int, checkpoint: bytes) -> None:
+        """Start a book from its checkpoint (JSON of the whole window as of ``seq``).
+
+        Raises:
+            ValueError: Not a book.
+        """
+        entry = _decode_book(checkpoint)
+        if self.window is None or not isinstance(entry, Book):
+            raise ValueError(f"{self.name}: the checkpoint is not a book")
+        self.window.replace(entry.bids, entry.asks)
+        self.epoch, self.seq, self.newest, self.valid = epoch, seq, checkpoint, True
+        self.newest_seq = seq
+
+    def newest_body(self, encoding: Encoding) -> bytes:
+        """Return the newest value in ``encoding``, converted at most once; there must be one."""
+        assert self.newest is not None
+        cached = self._newest_bodies.get(encoding.name)
+        if cached is None or cached[0] != self.newest_seq:
+            cached = (self.newest_seq, encoding.body(self.newest))
+            self._newest_bodies[encoding.name] = cached
+        return cached[1]
+
+    def snapshot(self, encoding: Encoding, now: int) -> bytes:
+        """Return the body of the ``snapshot`` frame as of now; shared while nothing changes."""
+        cached = self._rendered.get(encoding.name)
+        if cached is not None:
+            seq, at, health, body = cached
+            if seq == self.seq and now - at < _SNAPSHOT_MS and health == self.health:
+                return body
+        body = encoding.body(self._snapshot_json(now))
+        self._rendered[encoding.name] = (self.seq, now, self.health, body)
+        return body
+
+    def _snapshot_json(self, now: int) -> bytes:
+        event, age_ms, health = self.newest, b"null", self.health
+        if event is not None:
+            try:
+                age_ms = b"%d" % max(0, (now - _decode_recv(event).recv) // 1000)
+            except ValueError:  # somebody else's publisher left it out
+                pass
+        if self.window is not None:
+            event = self._window_json(event) if self.valid else None
+            health = health if self.valid else "invalid"
+        return b'{"type":"snapshot","topic":%s,"seq":%d,"age_ms":%s,"health":%s,"event":%s}' % (
+            _encode(self.name),
+            self.seq,
+            age_ms,
+            _encode(health),
+            event or b"null",
+        )
+
+    def _window_json(self, newest: bytes | None) -> bytes | None:
+        if newest is None or self.window is None:
+            return None
+        last = _decode_book(newest)
+        bids, asks = self.window.levels()
+        return _encode(
+            Book(self.name, self.seq, last.ts, last.recv, last.pub, bids, asks, snapshot=True)
+        )

@@ -1,0 +1,365 @@
+"""I/O shell: glues one socket to its session and outbox."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Iterable, Mapping
+from functools import partial
+from typing import Protocol
+
+import msgspec
+
+from feed import session as s
+from feed.encoding import Encoding
+from feed.errors import CloseCode
+from feed.gateway import Gateway
+from feed.outbox import Outbox, Snapshot
+from feed.relay import now_us
+from feed.session import Action, Delivery, Session
+from feed.topic_state import TopicState
+
+_encode = msgspec.json.Encoder().encode
+_FILL_S = 2.0
+_PING_AFTER_S = 20.0
+_PONG_WITHIN_S = 20.0
+#: A client that asks without reading the answers is not heard until it reads.
+_MAX_COMMANDS_WAITING = 256
+_MAX_ANSWER_BYTES = 1 << 20
+
+
+class Socket(Protocol):
+    """What a connection writes to."""
+
+    def write(self, data: bytes) -> None: ...
+
+    def ping(self) -> None: ...
+
+    def close(self, code: CloseCode, reason: str) -> None: ...
+
+    def abort(self) -> None: ...
+
+    def unsent(self) -> int: ...
+
+    def acknowledged(self) -> int: ...
+
+
+class Connection:
+    """One client: what it said, what it gets, and its socket.
+
+    Attributes:
+        outbox: What waits for it.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_acknowledged",
+        "_gateway",
+        "_moved_at",
+        "_pending",
+        "_pinged_at",
+        "_heard_at",
+        "_socket",
+        "_states",
+        "_task",
+        "_waiting",
+        "is_open",
+        "outbox",
+        "session",
+    )
+
+    def __init__(self, gateway: Gateway, socket: Socket, encoding: Encoding, now_s: float) -> None:
+        settings = gateway.settings
+        self._gateway = gateway
+        self._socket = socket
+        self.is_open = True
+        self.outbox = Outbox(encoding, settings.outbox_max_bytes, gateway.hub.report, socket.write)
+        self.session = Session(
+            gateway.relay.index, encoding, settings.max_topics, settings.commands_per_s, now_s
+        )
+        self._states: dict[str, TopicState] = {}
+        self._pending: set[TopicState] = set()
+        self._waiting: deque[tuple[bytes, bool]] | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._heard_at = now_s
+        self._pinged_at: float | None = None
+        self._moved_at = now_s
+        self._acknowledged = -1
+        gateway.enter(self)
+
+    # What the socket says.
+
+    def received(self, data: bytes, is_text: bool) -> None:
+        """Take one message; messages are answered in order."""
+        self._heard_at = asyncio.get_running_loop().time()
+        if self._task is not None:
+            assert self._waiting is not None
+            self._waiting.append((data, is_text))
+            if len(self._waiting) > _MAX_COMMANDS_WAITING:
+                self.close(CloseCode.RATE_LIMITED, "too many commands")
+            return
+        self._carry_out(self._hear(data, is_text))
+
+    def paused(self) -> None:
+        self.outbox.block()
+
+    def resumed(self) -> None:
+        self._acknowledged = -1
+        self.outbox.unblock()
+
+    def ponged(self) -> None:
+        self._heard_at = asyncio.get_running_loop().time()
+        self._pinged_at = None
+
+    def lost(self) -> None:
+        """Give everything back."""
+        if not self.is_open:
+            return
+        self.is_open = False
+        if self._task is not None:
+            self._task.cancel()
+        gateway = self._gateway
+        gateway.leave(self)
+        gateway.hub.leave(self.outbox)
+        for state in self._states.values():
+            gateway.hub.detach(self.outbox, state)
+            gateway.relay.release(state)
+        self._states.clear()
+        self._pending.clear()
+
+    # What the gateway says.
+
+    def heartbeat(self, now: int, now_s: float) -> None:
+        """Owe a heartbeat; ask an idle client whether it is still there."""
+        self.outbox.heartbeat(now)
+        if self.outbox.blocked or self._socket.unsent():
+            return  # judged by progress, not by pongs that wait behind the data
+        if self._pinged_at is not None:
+            if now_s - self._pinged_at >= _PONG_WITHIN_S:
+                self._socket.abort()
+        elif now_s - self._heard_at >= _PING_AFTER_S:
+            self._pinged_at = now_s
+            self._socket.ping()
+
+    def check_progress(self, now_s: float) -> None:
+        """End a client on which nothing has moved for too long."""
+        acknowledged = self._socket.acknowledged()
+        if acknowledged != self._acknowledged:
+            self._acknowledged = acknowledged
+            self._moved_at = now_s
+        elif now_s - self._moved_at >= self._gateway.settings.stuck_after_s:
+            self._gateway.evicted += 1
+            self.close(CloseCode.SLOW_CONSUMER, "nothing was read for too long")
+            self._socket.abort()
+
+    def listed(self, topics: list[str]) -> None:
+        """Take newly listed topics into the patterns that cover them."""
+        moves, errors = self.session.listed(topics)
+        for error in errors:
+            self.say(error.json)
+        self._move(moves)
+
+    def health(self, is_live: bool, since: int) -> None:
+        """Tell the client about this server's own link to the bus."""
+        bus = b"live" if is_live else b"stale"
+        self.say(b'{"type":"health","bus":"%s","since":%d}' % (bus, since))
+
+    def states(self) -> Iterable[TopicState]:
+        """Return every topic that is delivered."""
+        return self._states.values()
+
+    # What we say.
+
+    def say(self, json: bytes) -> None:
+        """Send one object ahead of waiting events."""
+        encoding = self.outbox.encoding
+        self.outbox.say(encoding.frame(encoding.body(json)))
+        if self.outbox.control_bytes > _MAX_ANSWER_BYTES:
+            self.close(CloseCode.SLOW_CONSUMER, "answers are not read")
+            self._socket.abort()
+
+    def welcome(self) -> None:
+        """Say the first word."""
+        settings, relay = self._gateway.settings, self._gateway.relay
+        retention = settings.retention
+        self.say(
+            _encode(
+                {
+                    "type": "welcome",
+                    "version": "1",
+                    "session": f"{id(self) & 0xFFFFFFFF:08x}",
+                    "time": now_us(),
+                    "heartbeat_s": settings.heartbeat_s,
+                    "auth": "none",
+                    "bus": "live" if relay.liveness.is_linked else "stale",
+                    "limits": {
+                        "topics": settings.max_topics,
+                        "commands_per_s": settings.commands_per_s,
+                        "message_bytes": settings.message_max_bytes,
+                    },
+                    "retention": {
+                        "trade": retention.trade,
+                        "liquidation": retention.liquidation,
+                        "book": retention.book,
+                        "state": retention.state,
+                    },
+                }
+            )
+        )
+
+    def close(self, code: CloseCode, reason: str, retry_after_ms: int | None = None) -> None:
+        """Say ``closing`` where the client still listens, then close."""
+        if not self.outbox.blocked:
+            json = b'{"type":"closing","code":%d,"reason":%s,"retry_after_ms":%s}' % (
+                code,
+                _encode(reason),
+                _encode(retry_after_ms),
+            )
+            encoding = self.outbox.encoding
+            self._socket.write(encoding.frame(encoding.body(json)))
+        self._socket.close(code, reason)
+        self.lost()
+
+    # Commands.
+
+    def _hear(self, data: bytes, is_text: bool) -> list[Action]:
+        is_right_type = is_text == (self.outbox.encoding.opcode == 1)
+        now_s = asyncio.get_running_loop().time()
+        return self.session.receive(data, is_right_type, now_us(), now_s)
+
+    def open(self, query: Mapping[str, str]) -> None:
+        """Carry out what the URL asks for."""
+        self._carry_out(self.session.open(query))
+
+    def _carry_out(self, actions: list[Action]) -> None:
+        """Act at once where nothing has to be waited for, else in a task of its own."""
+        for i, action in enumerate(actions):
+            if not self.is_open:
+                return
+            joined = self._joined(action)
+            if all(map(self._gateway.relay.is_live, joined.values())):
+                self._finish(action, joined)
+            else:
+                self._waiting = deque()
+                self._task = asyncio.get_running_loop().create_task(
+                    self._wait(action, joined, actions[i + 1 :])
+                )
+                return
+
+    async def _wait(
+        self, action: Action, joined: dict[str, TopicState], rest: list[Action]
+    ) -> None:
+        """Wait for the bus on behalf of one command; what comes meanwhile is answered after it."""
+        try:
+            await self._gateway.relay.filled(joined.values(), _FILL_S)
+        except asyncio.CancelledError:
+            for state in joined.values():
+                self._gateway.relay.release(state)
+            raise
+        self._finish(action, joined)
+        waiting, self._waiting, self._task = self._waiting, None, None
+        self._carry_out(rest)
+        while waiting and self.is_open:
+            self.received(*waiting.popleft())
+
+    def _joined(self, action: Action) -> dict[str, TopicState]:
+        """Return the states that an action needs, each counted as wanted once more."""
+        match action:
+            case s.Subscribed():
+                names = [move.topic for move in action.moves if isinstance(move, s.Join)]
+            case s.Snapshots():
+                names = action.topics
+            case _:
+                return {}
+        return {name: self._gateway.relay.state(name) for name in names}
+
+    def _finish(self, action: Action, joined: dict[str, TopicState]) -> None:
+        match action:
+            case s.Answer(json):
+                self.say(json)
+            case s.Batch(batch):
+                self._gateway.hub.rebatch(self.outbox, batch)
+            case s.Close(code, reason):
+                self.close(code, reason)
+            case s.Unsubscribed(moves, answer):
+                self._move(moves)
+                self.say(answer.json)
+            case s.Subscribed():
+                self._subscribed(action, joined)
+            case s.Snapshots(id, _, errors):
+                for error in errors:
+                    self.say(error.json)
+                for state in joined.values():
+                    self.outbox.ask(Snapshot(state, None))
+                    self._gateway.relay.release(state)
+                self.outbox.ask(self._frame(s.synced(id).json))
+
+    def _subscribed(self, action: s.Subscribed, joined: dict[str, TopicState]) -> None:
+        states = self._states | joined
+
+        def lookup(name: str) -> tuple[int, str | None]:
+            state = states[name]
+            return state.seq, state.health
+
+        for answer in s.answer(action, lookup):
+            self.say(answer.json)
+        for error in action.errors:
+            self.say(error.json)
+        self._move(action.moves, joined)
+        self.outbox.owe(self._frame(s.synced(action.id).json))
+
+    def _frame(self, json: bytes) -> bytes:
+        encoding = self.outbox.encoding
+        return encoding.frame(encoding.body(json))
+
+    # Topics.
+
+    def _move(self, moves: list[s.Move], joined: dict[str, TopicState] | None = None) -> None:
+        for move in moves:
+            match move:
+                case s.Join(topic, _, snapshot):
+                    state = joined.pop(topic) if joined else self._gateway.relay.state(topic)
+                    self._join(state, snapshot)
+                case s.Change(topic, delivery):
+                    self._change(self._states[topic], delivery)
+                case s.Leave(topic):
+                    self._leave(self._states.pop(topic))
+
+    def _join(self, state: TopicState, snapshot: bool) -> None:
+        """Deliver a topic from when it is filled; its snapshot first, where it has one."""
+        self._states[state.name] = state
+        self._pending.add(state)
+        attach = partial(self._attach, state)
+        if snapshot and (state.is_state or state.kind == "book"):
+            owe = partial(self._owe, state, attach)
+            self._gateway.relay.when_live(state, owe)
+        else:
+            self._gateway.relay.when_live(state, attach)
+
+    def _owe(self, state: TopicState, attach: partial[None]) -> None:
+        if self._states.get(state.name) is not state or state not in self._pending:
+            return  # left before it was filled
+        if state.kind == "status" and state.newest is None:
+            attach()  # nothing was ever said of it: no news is no snapshot
+        else:
+            self.outbox.owe(Snapshot(state, attach))
+
+    def _attach(self, state: TopicState) -> None:
+        delivery = self.session.delivery(state.name)
+        if delivery is None or state not in self._pending:
+            return
+        self._pending.discard(state)
+        hub = self._gateway.hub
+        if delivery.hz is not None:
+            hub.throttle(self.outbox, state, delivery.hz, state.newest_seq)
+        else:
+            hub.attach(self.outbox, state, delivery.latest)
+
+    def _change(self, state: TopicState, delivery: Delivery) -> None:
+        if state not in self._pending:  # else it is attached as wanted by then
+            self._gateway.hub.change(self.outbox, state, delivery.latest, delivery.hz)
+
+    def _leave(self, state: TopicState) -> None:
+        self._pending.discard(state)
+        self._gateway.hub.detach(self.outbox, state)
+        self._gateway.relay.release(state)
