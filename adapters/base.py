@@ -221,7 +221,7 @@ def upstream_gap(topic: str, recv: int, cause: Cause, lost: int | None) -> Gap:
     return Gap(topic, 0, None, recv, 0, cause, lost)
 
 
-class TapeLine(msgspec.Struct, frozen=True):
+class TapeLine(msgspec.Struct, frozen=True, omit_defaults=True):
     """One line of a tape (``docs/tapes.md``).
 
     Attributes:

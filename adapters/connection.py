@@ -1,0 +1,279 @@
+"""I/O shell: one WebSocket connection to an exchange, from its opening to its end.
+
+What the adapter makes of each frame is carried out here: events to the sink, health to the status
+board, wishes (fetch, send, leave) fulfilled. A lost connection is never revived: the runner makes a
+new one, with a new adapter.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed
+
+from adapters.base import Checkpoint, Fetch, Health, Leave, Output, Plan, Refused, Send
+from adapters.pacer import Pacer
+from adapters.rest import FetchFailed, is_local
+from adapters.status import Input
+from feed.backoff import delay
+from feed.errors import BadPayload, StaleConnection
+from feed.models import Book, Depth, Derivative, Gap, Liquidation, Quote, Ticker, Trade
+from feed.topics import EVENT_KINDS
+
+if TYPE_CHECKING:
+    from adapters.runner import Runner
+
+log = logging.getLogger(__name__)
+
+EVENTS = frozenset({Trade, Quote, Book, Depth, Ticker, Derivative, Liquidation, Gap})
+#: Frames that may wait unread; when they do, TCP holds the exchange back.
+QUEUE_FRAMES = 256
+#: How exactly a silence is timed.
+TICK_S = 0.25
+#: A repeated fetch of one key is spaced by backoff until it has not been asked for so long.
+FETCH_MEMORY_S = 60.0
+
+
+class Leaving(StaleConnection):
+    """The exchange asked us to replace the connection; that is no failure."""
+
+
+class Connection:
+    """One connection of a plan.
+
+    Args:
+        runner: What all connections share.
+        index: Which connection of the exchange, for the status board.
+        topics: What it feeds.
+        owes_gaps: An earlier connection fed these topics and was lost.
+
+    Attributes:
+        fed: Whether it has brought an event.
+        owes_gaps: Whether the topics still need the gap that says so.
+    """
+
+    def __init__(
+        self, runner: Runner, plan: Plan, index: int, topics: Iterable[str], owes_gaps: bool
+    ) -> None:
+        self.fed = False
+        self.owes_gaps = owes_gaps
+        self._runner = runner
+        self._index = index
+        self._name = f"ws{index + 1}"
+        self._topics = sorted(topics)
+        self._facts = [t for t in self._topics if t.partition(".")[0] in EVENT_KINDS]
+        self._plan = plan
+        self._adapter = runner.adapter(plan, runner.kinds)
+        self._outbox: asyncio.Queue[str] = asyncio.Queue()
+        self._tasks: asyncio.TaskGroup | None = None
+        self._fetches: set[asyncio.Task[None]] = set()
+        self._asked: dict[str, tuple[int, float]] = {}
+        self._heard = False
+        self._leave: str | None = None
+
+    async def run(self) -> None:
+        """Serve the connection; returns only when a tape has come to its end.
+
+        Raises:
+            OSError, WebSocketException, StaleConnection: It could not be made, or is lost.
+        """
+        url = self._runner.ws_url + self._plan.path
+        log.debug("%s: connecting %s", self._runner.name, url)
+        async with connect(
+            url,
+            compression=None,
+            max_size=self._runner.limits.max_frame_bytes,
+            max_queue=QUEUE_FRAMES,
+            ping_interval=None,  # silence is judged by data, and the exchange's pings are answered
+            open_timeout=10,
+            close_timeout=1,
+            proxy=None if is_local(url) else True,
+        ) as socket:
+            if self._runner.tap is not None:
+                self._runner.tap.connected(self._name, url)
+            for send in self._adapter.opened():
+                self._outbox.put_nowait(send.frame)
+            async with asyncio.TaskGroup() as self._tasks:
+                helpers = [
+                    self._tasks.create_task(self._send(socket)),
+                    self._tasks.create_task(self._watch()),
+                    self._tasks.create_task(self._ping()),
+                ]
+                await self._read(socket)
+                await self._finish_fetches()
+                for helper in (*helpers, *self._fetches):
+                    helper.cancel()
+
+    async def _read(self, socket: ClientConnection) -> None:
+        runner = self._runner
+        sink, clock, tap = runner.sink, runner.clock, runner.tap
+        receive = socket.recv
+        while True:
+            try:
+                # A recorder wants to know text from binary; nobody else pays for the decoding.
+                frame = await receive(decode=None if tap else False)
+            except ConnectionClosed as e:
+                if runner.ends and e.rcvd is not None and e.rcvd.code == 1000:
+                    return
+                raise
+            recv = clock()
+            runner.counters.frames += 1
+            raw = frame.encode() if isinstance(frame, str) else frame
+            if tap is not None:
+                tap.received(self._name, recv, raw, isinstance(frame, str))
+            try:
+                self._handle(self._adapter.parse(raw, recv), recv)
+            except BadPayload as e:
+                runner.bad_frame(e)
+            else:
+                self._heard = True
+            if self._leave is not None:
+                raise Leaving(self._leave)
+            if sink.is_full:
+                await sink.drain()
+
+    def _handle(self, outputs: Iterable[Output], recv: int) -> None:
+        runner = self._runner
+        put, board, now = runner.sink.put, runner.board, runner.clock()
+        for output in outputs:
+            kind = type(output)
+            if kind in EVENTS:
+                if not self.fed:
+                    self._begin(recv)
+                topic: str = output.topic  # type: ignore[union-attr]
+                board.last_event[topic] = recv
+                put(output, now)  # type: ignore[arg-type]
+                runner.counters.events += 1
+                if topic in board.waiting and kind is not Gap:
+                    runner.tell(board.topics((topic,), Input.FED, None, now))
+            else:
+                self._carry_out(output, now)
+
+    def _carry_out(self, output: Output, now: int) -> None:
+        runner = self._runner
+        match output:
+            case Checkpoint(book):
+                runner.sink.checkpoint(book, now)
+            case Fetch():
+                assert self._tasks is not None
+                task = self._tasks.create_task(self._fetch(output))
+                self._fetches.add(task)
+                task.add_done_callback(self._fetches.discard)
+            case Send(frame):
+                self._outbox.put_nowait(frame)
+            case Health(native, kinds, state, reason):
+                symbol = self._plan.instruments[native].symbol
+                topics = [f"{kind}.{runner.name}.{symbol}" for kind in kinds]
+                what = Input.PROVEN if state == "live" else Input.BROKEN
+                if what is Input.BROKEN:
+                    log.warning("%s: %s of %s: %s", runner.name, "/".join(kinds), symbol, reason)
+                runner.tell(runner.board.topics(topics, what, reason, now))
+            case Refused():
+                self._refuse(output, now)
+            case Leave(reason):
+                self._leave = reason
+
+    def _refuse(self, refused: Refused, now: int) -> None:
+        runner = self._runner
+        names = ", ".join(f"{stream.channel} {stream.native}" for stream in refused.streams)
+        log.error("%s refuses %s: %s", runner.name, names or "a request", refused.reason)
+        for native in {stream.native for stream in refused.streams}:
+            instrument = self._plan.instruments.get(native)
+            if instrument is not None:
+                mine = [stream for stream in refused.streams if stream.native == native]
+                topics, _ = runner.adapter.carried(mine, instrument, runner.kinds)
+                runner.tell(runner.board.topics(topics, Input.REFUSED, "refused", now))
+
+    def _begin(self, recv: int) -> None:
+        """Say that the connection brings data, and first what was missed without it."""
+        self.fed = True
+        runner, now = self._runner, self._runner.clock()
+        if self.owes_gaps:
+            self.owes_gaps = False
+            for topic in self._facts:
+                gap = Gap(topic, 0, None, recv, 0, "upstream_disconnect", None)
+                runner.sink.put(gap, now)
+        # No trade is no fault; a book is only live when it is there.
+        facts = [topic for topic in self._facts if not topic.startswith("book.")]
+        runner.tell(runner.board.topics(facts, Input.FED, None, now))
+        runner.tell(runner.board.connection(self._index, Input.FED, None, now))
+
+    async def _fetch(self, fetch: Fetch) -> None:
+        runner = self._runner
+        loop = asyncio.get_running_loop()
+        tries, asked_at = self._asked.get(fetch.key, (0, 0.0))
+        if loop.time() - asked_at > FETCH_MEMORY_S:
+            tries = 0
+        if tries:
+            task = asyncio.current_task()
+            assert task is not None
+            # While it waits its turn it is not in flight: the end of a tape does not wait for it.
+            self._fetches.discard(task)
+            await asyncio.sleep(delay(tries, runner.rng, base_s=0.5))
+            self._fetches.add(task)
+        self._asked[fetch.key] = (tries + 1, loop.time())
+        try:
+            body = await runner.rest.get(fetch.path)
+            recv = runner.clock()
+            if runner.tap is not None:
+                runner.tap.answered(runner.rest_url + fetch.path, recv, body)
+            runner.counters.fetches += 1
+            self._handle(self._adapter.fetched(fetch.key, body, recv), recv)
+            return
+        except BadPayload as e:
+            runner.bad_frame(e)
+        except FetchFailed as e:
+            runner.counters.failed_fetches += 1
+            runner.complain(f"cannot fetch {fetch.key}: {e}")
+            if e.retry_after_s:
+                await asyncio.sleep(e.retry_after_s)
+        recv = runner.clock()
+        self._handle(self._adapter.fetch_failed(fetch.key, recv), recv)
+
+    async def _finish_fetches(self) -> None:
+        """Wait for answers on their way: on the tape they came before its end."""
+        while self._fetches:
+            await asyncio.wait(set(self._fetches))
+
+    async def _send(self, socket: ClientConnection) -> None:
+        loop = asyncio.get_running_loop()
+        pacer = Pacer(1, 1 / self._runner.limits.frames_per_s)
+        while True:
+            frame = await self._outbox.get()
+            await asyncio.sleep(pacer.reserve(loop.time()))
+            await socket.send(frame)
+            if self._runner.tap is not None:
+                self._runner.tap.sent(self._name, self._runner.clock(), frame)
+
+    async def _ping(self) -> None:
+        period_s = self._runner.limits.ping_every_s
+        while period_s is not None:
+            await asyncio.sleep(period_s)
+            frame = self._adapter.ping()
+            if frame is None:
+                return
+            self._outbox.put_nowait(frame)
+
+    async def _watch(self) -> None:
+        """End the connection when nothing readable has come for too long.
+
+        Counts its own turns, not time: after a pause of this process the frames that wait unread
+        get their turn first.
+        """
+        runner, silent_after_s = self._runner, self._runner.limits.silent_after_s
+        quiet = 0
+        while True:
+            await asyncio.sleep(TICK_S)
+            if self._heard or runner.sink.is_full:
+                self._heard, quiet = False, 0
+                continue
+            quiet += 1
+            if quiet * TICK_S >= silent_after_s:
+                now = runner.clock()
+                runner.tell(runner.board.topics(self._topics, Input.SILENT, "silent", now))
+                runner.tell(runner.board.connection(self._index, Input.SILENT, "silent", now))
+                raise StaleConnection(f"silent for {silent_after_s:g} s")

@@ -1,0 +1,91 @@
+"""I/O shell: GETs to one exchange's REST API, bounded in number, size and time."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from types import TracebackType
+from urllib.parse import urlsplit
+
+import httpx2
+
+log = logging.getLogger(__name__)
+
+TIMEOUT_S = 10.0
+MAX_BODY_BYTES = 64 << 20
+AT_ONCE = 4
+
+
+def is_local(url: str) -> bool:
+    """Whether a URL leads to this machine, so that no proxy may be asked for it."""
+    return urlsplit(url).hostname in ("127.0.0.1", "localhost", "::1")
+
+
+class FetchFailed(Exception):
+    """No body came.
+
+    Attributes:
+        retry_after_s: How long the exchange asks to be left alone; 0 where it does not.
+    """
+
+    def __init__(self, message: str, retry_after_s: float = 0.0) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class Rest:
+    """Fetches bodies below one base URL. Use as a context manager."""
+
+    def __init__(self, base_url: str) -> None:
+        self._base_url = base_url.rstrip("/")
+        self._slots = asyncio.Semaphore(AT_ONCE)
+        self._client: httpx2.AsyncClient | None = None
+
+    async def __aenter__(self) -> Rest:
+        # Made here, not at construction: it reads the machine's certificates.
+        self._client = httpx2.AsyncClient(
+            timeout=TIMEOUT_S,
+            trust_env=not is_local(self._base_url),
+            follow_redirects=True,
+            headers={"User-Agent": "pricefeed"},
+        )
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._client is not None:
+            await self._client.aclose()
+
+    async def get(self, path: str) -> bytes:
+        """Return the body.
+
+        Raises:
+            FetchFailed: Not reached, not 200, too large or too slow.
+        """
+        assert self._client is not None, "use as a context manager"
+        url = self._base_url + path
+        try:
+            async with self._slots, asyncio.timeout(3 * TIMEOUT_S):
+                async with self._client.stream("GET", url) as answer:
+                    if answer.status_code != 200:
+                        raise FetchFailed(
+                            f"{url}: HTTP {answer.status_code}",
+                            retry_after(answer.headers.get("retry-after")),
+                        )
+                    body = bytearray()
+                    async for chunk in answer.aiter_bytes():
+                        body += chunk
+                        if len(body) > MAX_BODY_BYTES:
+                            raise FetchFailed(f"{url}: more than {MAX_BODY_BYTES} bytes")
+                    return bytes(body)
+        except (httpx2.HTTPError, httpx2.InvalidURL, OSError) as e:  # TimeoutError is an OSError
+            raise FetchFailed(f"{url}: {e or type(e).__name__}") from e
+
+
+def retry_after(header: str | None) -> float:
+    """Return what a ``Retry-After`` header asks for, in seconds, at most 300."""
+    return min(300.0, float(header)) if header is not None and header.isdecimal() else 0.0

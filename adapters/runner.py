@@ -1,0 +1,202 @@
+"""I/O shell: keeps one exchange's connections up. The only thing that opens exchange sockets.
+
+Connects within the exchange's limits, replaces what is lost (full jitter; only data counts as
+success) and says what that means for the topics. One task a connection; an error that nobody
+foresaw costs its connection, not the process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from random import Random
+from typing import Protocol
+from urllib.parse import urlsplit
+
+import msgspec
+from websockets.exceptions import InvalidStatus, WebSocketException
+
+from adapters.base import Adapter, Limits, Plan
+from adapters.connection import Connection, Leaving
+from adapters.pacer import Pacer
+from adapters.publisher import Sink
+from adapters.rest import Rest, retry_after
+from adapters.selection import Selection
+from adapters.status import Input, StatusBoard
+from adapters.tasks import now_us, together
+from feed.backoff import delay
+from feed.errors import BadPayload, ConfigError, StaleConnection
+from feed.models import ExchangeStatus, SymbolStatus
+
+log = logging.getLogger(__name__)
+
+#: No exchange's complaints are logged more often.
+COMPLAIN_EVERY_S = 60.0
+
+
+class Counters(msgspec.Struct):
+    """What one exchange's connections did since the start."""
+
+    frames: int = 0
+    events: int = 0
+    bad_frames: int = 0
+    reconnects: int = 0
+    fetches: int = 0
+    failed_fetches: int = 0
+
+
+class Tap(Protocol):
+    """Sees all that crosses the sockets; times are µs."""
+
+    def connected(self, conn: str, url: str) -> None: ...
+
+    def received(self, conn: str, recv: int, frame: bytes, is_text: bool) -> None: ...
+
+    def sent(self, conn: str, at: int, frame: str) -> None: ...
+
+    def answered(self, url: str, recv: int, body: bytes) -> None: ...
+
+
+class Runner:
+    """Runs the connections of one selection.
+
+    Args:
+        adapter: The exchange.
+        selection: What to connect to.
+        ws_url, rest_url: Where; see ``endpoints``.
+        sink: Takes the events.
+        board: Knows the health; ``first_index`` is the first of our connections on it.
+        limits: Instead of the adapter's own.
+        ends: A close with code 1000 is the end of a tape, not a loss.
+        tap: Sees the raw traffic.
+        clock: µs since the epoch.
+    """
+
+    def __init__(
+        self,
+        adapter: type[Adapter],
+        selection: Selection,
+        ws_url: str,
+        rest_url: str,
+        sink: Sink,
+        board: StatusBoard,
+        *,
+        first_index: int = 0,
+        counters: Counters | None = None,
+        limits: Limits | None = None,
+        ends: bool = False,
+        tap: Tap | None = None,
+        clock: Callable[[], int] = now_us,
+        rng: Random | None = None,
+    ) -> None:
+        self.adapter = adapter
+        self.name = adapter.name
+        self.kinds = selection.kinds
+        self.ws_url = ws_url
+        self.rest_url = rest_url
+        self.rest = Rest(rest_url)
+        self.sink = sink
+        self.board = board
+        self.counters = counters or Counters()
+        self.limits = limits or adapter.limits
+        self.ends = ends
+        self.tap = tap
+        self.clock = clock
+        self.rng = rng or Random()
+        self._selection = selection
+        self._first_index = first_index
+        self._connects = Pacer(self.limits.connects, self.limits.connects_window_s)
+        self._complained_at: float | None = None
+        self._uncomplained = 0
+
+    async def run(self) -> None:
+        """Keep all connections; returns only when a tape has ended on each."""
+        plans = zip(self._selection.plans, self._selection.carried, strict=True)
+        async with self.rest:
+            await together(
+                *(
+                    self._keep(plan, self._first_index + i, topics)
+                    for i, (plan, topics) in enumerate(plans)
+                )
+            )
+
+    def tell(self, statuses: Sequence[SymbolStatus | ExchangeStatus]) -> None:
+        """Publish what the board says."""
+        now = self.clock()
+        for status in statuses:
+            self.sink.put(status, now)
+
+    def bad_frame(self, error: BadPayload) -> None:
+        """Count a frame that cannot be understood. It costs itself, not the connection."""
+        self.counters.bad_frames += 1
+        self.complain(f"{error}: {error.frame!r}")
+
+    def complain(self, message: str) -> None:
+        """Log a warning, but at most once a minute."""
+        now = asyncio.get_running_loop().time()
+        if self._complained_at is not None and now - self._complained_at < COMPLAIN_EVERY_S:
+            self._uncomplained += 1
+            return
+        more = f" (and {self._uncomplained} more since)" if self._uncomplained else ""
+        prefix = "" if message.startswith(f"{self.name}:") else f"{self.name}: "
+        log.warning("%s%s%s", prefix, message, more)
+        self._complained_at, self._uncomplained = now, 0
+
+    async def _keep(self, plan: Plan, index: int, topics: Iterable[str]) -> None:
+        attempt = 0
+        owes_gaps = False
+        while True:
+            await asyncio.sleep(self._connects.reserve(asyncio.get_running_loop().time()))
+            connection = Connection(self, plan, index, topics, owes_gaps)
+            reason, wait_s = "disconnected", 0.0
+            try:
+                await _plainly(connection)
+                return
+            except Leaving as e:
+                log.info("%s: replacing connection %d: %s", self.name, index + 1, e)
+            except (OSError, WebSocketException, StaleConnection) as e:
+                if isinstance(e, InvalidStatus):
+                    wait_s = retry_after(e.response.headers.get("Retry-After"))
+                log.warning("%s: connection %d: %s", self.name, index + 1, e or type(e).__name__)
+            except Exception:  # the task's outer edge: costs the connection, never the process
+                log.exception("%s: connection %d failed", self.name, index + 1)
+                reason = "failed"
+            if connection.fed:
+                attempt = 0
+            owes_gaps = connection.owes_gaps or connection.fed
+            self._lost(index, topics, connection.fed, reason)
+            self.counters.reconnects += 1
+            await asyncio.sleep(max(wait_s, delay(attempt, self.rng)))
+            attempt += 1
+
+    def _lost(self, index: int, topics: Iterable[str], was_fed: bool, reason: str) -> None:
+        now = self.clock()
+        what = Input.LOST if was_fed else Input.UNREACHABLE
+        reason = reason if was_fed else "unreachable"
+        self.tell(self.board.topics(topics, what, reason, now))
+        self.tell(self.board.connection(index, what, reason, now))
+
+
+async def _plainly(connection: Connection) -> None:
+    """Run it; of what its tasks raise, raise the first error alone."""
+    await together(connection.run())
+
+
+def endpoints(adapter: type[Adapter], override: str | None) -> tuple[str, str]:
+    """Return where the adapter's WebSocket and REST paths go.
+
+    Args:
+        override: ``http://host:port`` that stands for both, or None.
+
+    Raises:
+        ConfigError: Not such a URL.
+    """
+    if override is None:
+        return adapter.ws_url, adapter.rest_url
+    parts = urlsplit(override)
+    if parts.scheme not in ("http", "https", "ws", "wss") or not parts.netloc:
+        raise ConfigError(f"FEED_ENDPOINTS: {adapter.name}={override!r}: write http://host:port")
+    secure = "s" if parts.scheme in ("https", "wss") else ""
+    below = parts.netloc + parts.path.rstrip("/")
+    return f"ws{secure}://{below}", f"http{secure}://{below}"
