@@ -14,6 +14,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
 from math import inf
+from typing import TypeAlias
 
 from adapters.base import Checkpoint, Health, Output, upstream_gap
 from feed.models import Book as BookEvent
@@ -23,11 +24,14 @@ from feed.models import Depth, Level, Quote
 DEPTH_LEVELS = 20
 #: Least exchange time between two ``depth`` events of a symbol, µs.
 DEPTH_PACE_US = 100_000
+#: A clock that goes back further was wrong before, or was set; frames of different streams come
+#: in any order, but not that far apart.
+CLOCK_STEP_US = 10_000_000
 #: Book deltas between two checkpoints.
 CHECKPOINT_EVERY = 400
 
-#: Sizes that delete a level, in every spelling exchanges use.
-ZEROS = frozenset({"0", *(f"0.{'0' * digits}" for digits in range(31))})
+#: Levels as numbers, to order them by and to see zeros; never shown.
+Numbers: TypeAlias = Iterable[tuple[float, float]]
 
 
 class _Side:
@@ -52,7 +56,7 @@ class _Side:
     def replaced(self, snapshot: Iterable[Level], complete: bool) -> _Side:
         """Return another one with the levels of a snapshot; ValueError where two meet."""
         new = _Side(self._sign, self._window, self._truncate)
-        given = [level for level in snapshot if level[1] not in ZEROS]
+        given = [level for level in snapshot if float(level[1])]
         levels = {self._sign * float(level[0]): level for level in given}
         if len(levels) != len(given):
             raise ValueError("two levels of a snapshot have one price")
@@ -66,7 +70,7 @@ class _Side:
             new.horizon = keys[0]
         return new
 
-    def apply(self, changes: Iterable[Level]) -> list[Level]:
+    def apply(self, changes: Sequence[Level], numbers: Numbers) -> list[Level]:
         """Apply changes and return those of the window."""
         keys, levels, sign = self.keys, self.levels, self._sign
         window, horizon = self._window, self.horizon
@@ -77,24 +81,23 @@ class _Side:
         touched = False
         entered: list[float] = []
         out: list[Level] = []
-        for level in changes:
-            price, size = level
-            key = sign * float(price)
+        for level, (key, amount) in zip(changes, numbers, strict=True):
+            key *= sign
             old = levels.get(key)
-            if size in ZEROS:
+            if not amount:
                 if old is None:
                     continue
                 del levels[key]
                 del keys[bisect_left(keys, key)]
                 if key >= edge:
-                    out.append((price, "0"))
+                    out.append((level[0], "0"))
             else:
                 if old is None:
                     if key < horizon:
                         continue
                     keys.insert(bisect_left(keys, key), key)
                     entered.append(key)
-                elif old[1] == size:
+                elif old[1] == level[1]:
                     continue
                 levels[key] = level
                 if key >= edge:
@@ -135,6 +138,10 @@ class _Side:
         return self.horizon != -inf and len(self.keys) * 4 < self.size
 
 
+def _numbers(levels: Iterable[Level]) -> list[tuple[float, float]]:
+    return [(float(price), float(size)) for price, size in levels]
+
+
 class Book:
     """The book of one symbol.
 
@@ -171,15 +178,25 @@ class Book:
         self.bids, self.asks = fresh
 
     def apply(
-        self, bids: Iterable[Level], asks: Iterable[Level]
+        self,
+        bids: Sequence[Level],
+        asks: Sequence[Level],
+        numbers: tuple[Numbers, Numbers] | None = None,
     ) -> tuple[list[Level], list[Level]]:
         """Apply changed levels and return what changed in the window.
 
-        Sizes of 0 delete. Returned are changed levels, levels that entered, and with size ``"0"``
-        those that left: applied to the former ``window()`` they give the present one. Unchanged
-        sizes and deletions of absent levels return nothing.
+        Sizes of 0, in any spelling, delete. Returned are changed levels, levels that entered, and
+        with size ``"0"`` those that left: applied to the former ``window()`` they give the present
+        one. Unchanged sizes and deletions of absent levels return nothing.
+
+        Args:
+            numbers: Bids and asks as numbers, where the adapter has them already.
+
+        Raises:
+            ValueError: A price or size is not a number; nothing has changed.
         """
-        return self.bids.apply(bids), self.asks.apply(asks)
+        known_bids, known_asks = numbers or (_numbers(bids), _numbers(asks))
+        return self.bids.apply(bids, known_bids), self.asks.apply(asks, known_asks)
 
     def best(self) -> tuple[Level | None, Level | None]:
         """Return the best bid and ask."""
@@ -224,8 +241,7 @@ class DepthPacer:
 
     Attributes:
         now: The latest exchange time seen; 0 before the first.
-        due: When the first waiting event is due; inf when none waits. ``advance`` does nothing
-            but set ``now`` before that, which hot paths may do themselves.
+        due: When the first waiting event is due; inf when none waits.
     """
 
     __slots__ = ("_waiting", "due", "now")
@@ -239,6 +255,9 @@ class DepthPacer:
         """Take note of a frame's exchange time and return the depth events now due."""
         if ts > self.now:
             self.now = ts
+        elif ts < self.now - CLOCK_STEP_US:
+            self.now = ts
+            return self.flush()
         return () if self.now < self.due else self._release(self.now)
 
     def flush(self) -> Sequence[Output]:
@@ -354,17 +373,22 @@ class BookFeed:
 
     def delta(
         self,
-        bids: Iterable[Level],
-        asks: Iterable[Level],
+        bids: Sequence[Level],
+        asks: Sequence[Level],
         ts: int | None,
         recv: int,
         *,
         clock: int | None = None,
+        numbers: tuple[Numbers, Numbers] | None = None,
     ) -> list[Output]:
         """Apply changed levels and return what follows; call only while ``is_live``.
 
         Args:
             clock: As for ``snapshot``, of a delta that was held back.
+            numbers: As for ``Book.apply``.
+
+        Raises:
+            ValueError: As ``Book.apply``.
         """
         out: list[Output] = []
         if clock is None:
@@ -374,7 +398,7 @@ class BookFeed:
         elif self._is_waiting and clock >= self.due:
             out += self.release()
         book = self.book
-        changed_bids, changed_asks = book.apply(bids, asks)
+        changed_bids, changed_asks = book.apply(bids, asks, numbers)
         if not changed_bids and not changed_asks:
             return out
         if self._book_topic is not None:
@@ -387,7 +411,8 @@ class BookFeed:
             return out
         if self._depth_topic is not None:
             self._changed = (ts, recv)
-            if clock >= self.due or not clock:  # an exchange without times cannot be paced
+            # Without exchange times nothing can be paced; and a far due time is of a wrong clock.
+            if not clock < self.due <= clock + DEPTH_PACE_US or not clock:
                 self.due = clock + DEPTH_PACE_US
                 out += self._depth()
             elif not self._is_waiting:

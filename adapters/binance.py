@@ -1,0 +1,282 @@
+"""Binance spot and USD-M futures: combined market streams. Pure.
+
+Source: binance/binance-spot-api-docs; developers.binance.com for the futures and their routed URLs.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any, ClassVar
+from urllib.parse import quote
+
+import msgspec
+
+from adapters.base import Adapter, Leave, Limits, Output, Plan, Refused, Send, Stream
+from adapters.binance_book import WINDOW, DiffBook
+from adapters.binance_listing import name_future, name_spot, read_futures, read_spot
+from adapters.binance_streams import TAKERS, Take
+from adapters.book import BookFeed, DepthPacer
+from feed.errors import BadPayload
+from feed.models import Instrument
+
+#: Our kinds that a channel feeds.
+FEEDS = {
+    "trade": ("trade",),
+    "aggTrade": ("trade",),
+    "bookTicker": ("quote",),
+    "depth": ("book", "depth"),
+    "ticker": ("ticker",),
+    "markPrice": ("derivative",),
+}
+#: Of payloads without the combined wrapper: ``e`` -> channel.
+CHANNELS = {"depthUpdate": "depth", "24hrTicker": "ticker", "markPriceUpdate": "markPrice"}
+
+
+class _Any(msgspec.Struct):
+    """Whatever comes: wrapped, a bare payload, or an answer."""
+
+    stream: str = ""
+    data: msgspec.Raw = msgspec.Raw(b"")
+    e: str = ""
+    s: str = ""
+    B: Any = None
+    result: Any = msgspec.UNSET
+    id: Any = msgspec.UNSET
+    error: Any = None
+    code: Any = None
+    msg: Any = None
+
+
+_encode = msgspec.json.Encoder().encode
+_decode_any = msgspec.json.Decoder(_Any).decode
+
+
+def _base(channel: str) -> str:
+    """Return a channel without its speed: ``depth@100ms`` is ``depth``."""
+    return channel.partition("@")[0]
+
+
+def _one_trade_stream(streams: Sequence[Stream]) -> list[Stream]:
+    """Leave ``aggTrade`` out where ``trade`` feeds the same topic."""
+    traded = {stream.native for stream in streams if stream.channel == "trade"}
+    return [s for s in streams if s.channel != "aggTrade" or s.native not in traded]
+
+
+class _Binance(Adapter):
+    """What spot and futures share.
+
+    Attributes:
+        skipped: Frames left out, by message type.
+    """
+
+    limits: ClassVar[Limits]
+    ignored = {
+        "kline_*": "candles are made here from trades, so that they mean the same everywhere",
+        "miniTicker": "the ticker has it all",
+        "ticker_*": "a window of its own; tickers here are of 24 hours",
+        "depth*": "the best levels alone; depth is made from the book, which is proven",
+        "forceOrder": "at most one a second, a sample of the liquidations",
+        "avgPrice": "not a kind we carry",
+        "referencePrice": "not a kind we carry",
+        "blockTrade": "not a trade on the book",
+        "contractInfo": "the listing is read by REST",
+        "assetIndex": "not a kind we carry",
+        "compositeIndex": "not a kind we carry",
+        "bookTicker": "of all symbols at once, while ours come on their own streams",
+    }
+    #: Path of the REST book, completed by symbol and limit.
+    _depth_path: ClassVar[str]
+    _channels: ClassVar[Mapping[str, str]]
+    _by_previous: ClassVar[bool]
+
+    @classmethod
+    def streams(cls, instrument: Instrument, kinds: Collection[str]) -> list[Stream]:
+        channels = (cls._channels[kind] for kind in sorted(cls.kinds & frozenset(kinds)))
+        return [Stream(channel, instrument.native) for channel in dict.fromkeys(channels)]
+
+    @classmethod
+    def _route(cls, channel: str) -> str:
+        """Return the path of the connection that serves the channel."""
+        return "/stream"
+
+    @classmethod
+    def plan(cls, streams: Sequence[Stream], instruments: Mapping[str, Instrument]) -> list[Plan]:
+        routes: dict[str, list[Stream]] = {}
+        for stream in _one_trade_stream(streams):
+            routes.setdefault(cls._route(stream.channel), []).append(stream)
+        size = cls.limits.streams_per_connection
+        plans = []
+        for path, all_of_it in routes.items():
+            for start in range(0, len(all_of_it), size):
+                part = all_of_it[start : start + size]
+                names = "/".join(f"{s.native.lower()}@{s.channel}" for s in part)
+                mine = {s.native: instruments[s.native] for s in part}
+                plans.append(Plan(f"{path}?streams={quote(names, '@/!')}", tuple(part), mine))
+        return plans
+
+    @classmethod
+    def carried(
+        cls, streams: Collection[Stream], instrument: Instrument, kinds: Collection[str]
+    ) -> tuple[tuple[str, ...], int | None]:
+        fed = {kind for stream in streams for kind in FEEDS.get(_base(stream.channel), ())}
+        found = sorted(fed & cls.kinds & frozenset(kinds))
+        topics = tuple(f"{kind}.{cls.name}.{instrument.symbol}" for kind in found)
+        return topics, WINDOW if "book" in found else None
+
+    def __init__(self, plan: Plan, kinds: Collection[str]) -> None:
+        super().__init__(plan, kinds)
+        self.skipped: Counter[str] = Counter()
+        self._pacer = DepthPacer()
+        self._books: dict[str, DiffBook] = {}
+        #: Stream name -> what takes its frames, under the planned name and without the speed.
+        self._routes: dict[bytes, Take] = {}
+        for stream in _one_trade_stream(plan.streams):
+            base = _base(stream.channel)
+            if base in FEEDS:
+                take = self._taker(base, stream.native, plan.instruments[stream.native].symbol)
+                for channel in (stream.channel, base):
+                    self._routes[f"{stream.native.lower()}@{channel}".encode()] = take
+
+    def _taker(self, channel: str, native: str, symbol: str) -> Take:
+        wanted = self.wanted & self.kinds
+        topics = {kind: f"{kind}.{self.name}.{symbol}" for kind in FEEDS[channel] if kind in wanted}
+        if not topics:
+            return lambda frame, recv: ()
+        if channel == "depth":
+            feed = BookFeed(native, topics, WINDOW, self._pacer)
+            path = self._depth_path.format(quote(native))
+            book = DiffBook(native, feed, self._pacer, path, self._by_previous)
+            self._books[native] = book
+            return book.take
+        (topic,) = topics.values()
+        return TAKERS[channel](native, topic, self._pacer)
+
+    def opened(self) -> Sequence[Send]:
+        return ()
+
+    def parse(self, frame: bytes, recv: int) -> Iterable[Output]:
+        try:
+            # The fourth piece of {"stream":"btcusdt@trade","data":…; the quickest way to it.
+            pieces = frame.split(b'"', 4)
+            take = self._routes.get(pieces[3]) if len(pieces) == 5 else None
+            if take is not None and pieces[1] == b"stream":
+                return take(frame, recv)
+            return self._any(frame, recv)
+        except (ValueError, RecursionError) as e:
+            raise BadPayload(self.name, frame, str(e)[:200]) from e
+
+    def _any(self, frame: bytes, recv: int) -> Sequence[Output]:
+        """Take a frame that does not begin with a stream we know."""
+        found = _decode_any(frame)
+        if found.stream:
+            name, _, channel = found.stream.partition("@")
+            channel = _base(channel) if channel != "arr" else ""
+            take = self._routes.get(f"{name.lower()}@{channel}".encode())
+            if take is not None:
+                return take(frame, recv)
+            return self._skip(channel or name.lstrip("!"))
+        if found.e or found.B is not None:  # spot's bookTicker is the one without a name
+            channel = CHANNELS.get(found.e, found.e or "bookTicker")
+            take = self._routes.get(f"{found.s.lower()}@{channel}".encode())
+            return take(b'{"data":%b}' % frame, recv) if take is not None else self._skip(channel)
+        if found.error is not None or found.code is not None:
+            return (Refused((), str(found.error or f"{found.code} {found.msg}")[:200]),)
+        if found.result is msgspec.UNSET and found.id is msgspec.UNSET:
+            raise ValueError("neither data nor an answer")
+        return ()
+
+    def _skip(self, kind: str) -> Sequence[Output]:
+        if kind == "serverShutdown":
+            return (Leave("serverShutdown"),)
+        self.skipped[re.sub(r"_\w+$", "_*", re.sub(r"^depth\d+$", "depth*", kind))[:40]] += 1
+        return ()
+
+    def fetched(self, key: str, body: bytes, recv: int) -> Iterable[Output]:
+        try:
+            return self._books[key.removeprefix("depth:")].fetched(body, recv)
+        except (ValueError, RecursionError) as e:
+            raise BadPayload(self.name, body, str(e)[:200]) from e
+
+    def fetch_failed(self, key: str, recv: int) -> Iterable[Output]:
+        return self._books[key.removeprefix("depth:")].fetch_failed()
+
+    def resync(self, native: str) -> Sequence[Output]:
+        book = self._books.get(native)
+        if book is None:
+            return ()
+        names = [
+            f"{s.native.lower()}@{s.channel}"
+            for s in self.plan_.streams
+            if s.native == native and _base(s.channel) == "depth"
+        ]
+        sends = [
+            Send(_encode({"method": method, "params": names, "id": number}).decode())
+            for number, method in enumerate(("UNSUBSCRIBE", "SUBSCRIBE"), 1)
+        ]
+        return [*sends, *book.restart("resync")]
+
+
+class Binance(_Binance):
+    """Spot. Trades are ``@trade``; quotes ``@bookTicker``, at every change."""
+
+    name = "binance"
+    ws_url = "wss://stream.binance.com:9443"
+    rest_url = "https://api.binance.com"
+    listing_paths = ("/api/v3/exchangeInfo",)
+    kinds = frozenset({"trade", "quote", "book", "depth", "ticker"})
+    # 5 messages a second with our pongs; 1,024 streams, but the URL has to hold them.
+    limits = Limits(frames_per_s=4, streams_per_connection=200, connects=300, connects_window_s=300)
+    _depth_path = "/api/v3/depth?symbol={}&limit=5000"
+    _channels = {
+        "trade": "trade",
+        "quote": "bookTicker",
+        "book": "depth@100ms",
+        "depth": "depth@100ms",
+        "ticker": "ticker",
+    }
+    _by_previous = False
+
+    @classmethod
+    def instruments(cls, bodies: Sequence[bytes]) -> list[Instrument]:
+        return read_spot(cls.name, bodies)
+
+    @classmethod
+    def instrument(cls, native: str) -> Instrument | None:
+        return name_spot(cls.name, native)
+
+
+class BinanceUsdm(_Binance):
+    """USD-M futures. Trades are ``@aggTrade``: ``@trade`` is not documented for futures."""
+
+    name = "binance-usdm"
+    ws_url = "wss://fstream.binance.com"
+    rest_url = "https://fapi.binance.com"
+    listing_paths = ("/fapi/v1/exchangeInfo",)
+    kinds = frozenset({"trade", "quote", "book", "depth", "ticker", "derivative"})
+    limits = Limits(frames_per_s=8, streams_per_connection=200, connects=300, connects_window_s=300)
+    _depth_path = "/fapi/v1/depth?symbol={}&limit=1000"
+    _channels = {
+        "trade": "aggTrade",
+        "quote": "bookTicker",
+        "book": "depth@100ms",
+        "depth": "depth@100ms",
+        "ticker": "ticker",
+        "derivative": "markPrice@1s",
+    }
+    _by_previous = True
+
+    @classmethod
+    def _route(cls, channel: str) -> str:
+        # An unrouted connection, or the wrong route, is silent without an error.
+        is_public = channel in ("trade", "bookTicker") or channel.startswith("depth")
+        return "/public/stream" if is_public else "/market/stream"
+
+    @classmethod
+    def instruments(cls, bodies: Sequence[bytes]) -> list[Instrument]:
+        return read_futures(cls.name, bodies)
+
+    @classmethod
+    def instrument(cls, native: str) -> Instrument | None:
+        return name_future(cls.name, native)

@@ -1,0 +1,182 @@
+"""Binance's frames but for the books: each stream's become events of one topic. Pure.
+
+A ``Take`` serves one stream. It raises ``ValueError`` for a frame it cannot understand, and then
+nothing has changed. Each decodes once, and skips what is not needed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, Generic, TypeAlias, TypeVar
+
+import msgspec
+from msgspec.structs import replace
+
+from adapters.base import Output, upstream_gap
+from adapters.binance_book import Id, Millis
+from adapters.book import DepthPacer
+from adapters.text import decimal, signed
+from feed.models import Derivative, Quote, Side, Ticker, Trade
+
+T = TypeVar("T")
+#: Frame and receive time -> what follows.
+Take: TypeAlias = Callable[[bytes, int], Sequence[Output]]
+
+#: Ids so far back are not repeats: the exchange started its numbers anew.
+RENUMBERED = 100_000
+
+
+class _Frame(msgspec.Struct, Generic[T], gc=False):
+    """What the combined stream wraps a payload in; ``stream`` has been read before."""
+
+    data: T
+
+
+class _Trade(msgspec.Struct, gc=False):
+    s: str
+    t: Id
+    p: str
+    q: str
+    T: Millis
+    m: bool
+
+
+class _AggTrade(_Trade, gc=False, rename={"t": "a"}):
+    """Fills of one taker order at one price, with ids of their own."""
+
+
+class _BookTicker(msgspec.Struct, gc=False):
+    """Spot has no time in it."""
+
+    s: str
+    b: str
+    B: str
+    a: str
+    A: str
+    E: Millis | None = None
+
+
+class _Ticker(msgspec.Struct, gc=False):
+    """Futures have no bid and ask in it."""
+
+    s: str
+    E: Millis
+    c: str
+    o: str
+    h: str
+    l: str  # noqa: E741
+    v: str
+    q: str
+    b: str | None = None
+    a: str | None = None
+
+
+class _MarkPrice(msgspec.Struct, gc=False):
+    """A dated future has the rate ``""`` or 0 and the time 0."""
+
+    s: str
+    E: Millis
+    p: str
+    i: str | None = None
+    r: str = ""
+    T: Millis = 0
+
+
+_decode_trade = msgspec.json.Decoder(_Frame[_Trade]).decode
+_decode_agg_trade = msgspec.json.Decoder(_Frame[_AggTrade]).decode
+_decode_book_ticker = msgspec.json.Decoder(_Frame[_BookTicker]).decode
+_decode_ticker = msgspec.json.Decoder(_Frame[_Ticker]).decode
+_decode_mark_price = msgspec.json.Decoder(_Frame[_MarkPrice]).decode
+
+
+def _fills(
+    decode: Callable[[bytes], _Frame[Any]], native: str, topic: str, pacer: DepthPacer
+) -> Take:
+    last = -1
+
+    def take(frame: bytes, recv: int) -> Sequence[Output]:
+        nonlocal last
+        trade = decode(frame).data
+        if trade.s != native:
+            raise ValueError(f"{trade.s!r} in the stream of {native}")
+        number, price, size = trade.t, decimal(trade.p), decimal(trade.q)
+        ts = trade.T * 1000
+        out = pacer.advance(ts)
+        before, last = last, number
+        if number != before + 1 and before >= 0:
+            if before - RENUMBERED < number <= before:  # had it
+                last = before
+                return out
+            lost = number - before - 1 if before < number < before + RENUMBERED else None
+            out = (*out, upstream_gap(topic, recv, "upstream_sequence", lost))
+        if price[0] == "0" and not float(price):
+            return out  # on futures an insurance or ADL entry (X is NA): a number, but no trade
+        side: Side = "sell" if trade.m else "buy"  # m: the buyer is the maker
+        return (*out, Trade(topic, 0, ts, recv, 0, str(number), price, size, side))
+
+    return take
+
+
+def _half(quote: Quote) -> Quote:
+    """Leave out a side that is empty: its price is 0."""
+    if quote.bid is not None and not float(quote.bid):
+        quote = replace(quote, bid=None, bid_size=None)
+    if quote.ask is not None and not float(quote.ask):
+        quote = replace(quote, ask=None, ask_size=None)
+    return quote
+
+
+def _quotes(native: str, topic: str, pacer: DepthPacer) -> Take:
+    def take(frame: bytes, recv: int) -> Sequence[Output]:
+        best = _decode_book_ticker(frame).data
+        if best.s != native:
+            raise ValueError(f"{best.s!r} in the stream of {native}")
+        bid, ask = decimal(best.b), decimal(best.a)
+        sizes = decimal(best.B), decimal(best.A)
+        ts = None if best.E is None else best.E * 1000
+        if (bid[0] == "0" and not float(bid)) or (ask[0] == "0" and not float(ask)):
+            event = _half(Quote(topic, 0, ts, recv, 0, bid, sizes[0], ask, sizes[1]))
+        else:
+            event = Quote(topic, 0, ts, recv, 0, bid, sizes[0], ask, sizes[1])
+        return (event,) if ts is None else (*pacer.advance(ts), event)
+
+    return take
+
+
+def _tickers(native: str, topic: str, pacer: DepthPacer) -> Take:
+    def take(frame: bytes, recv: int) -> Sequence[Output]:
+        day = _decode_ticker(frame).data
+        if day.s != native:
+            raise ValueError(f"{day.s!r} in the stream of {native}")
+        ts = day.E * 1000
+        texts = (day.c, day.o, day.h, day.l, day.v, day.q, day.b, day.a)
+        figures = [None if text is None else decimal(text) for text in texts]
+        return (*pacer.advance(ts), Ticker(topic, 0, ts, recv, 0, *figures))
+
+    return take
+
+
+def _derivatives(native: str, topic: str, pacer: DepthPacer) -> Take:
+    def take(frame: bytes, recv: int) -> Sequence[Output]:
+        mark = _decode_mark_price(frame).data
+        if mark.s != native:
+            raise ValueError(f"{mark.s!r} in the stream of {native}")
+        ts = mark.E * 1000
+        index = None if mark.i is None else decimal(mark.i)
+        rate = signed(mark.r) if mark.r and mark.T else None  # a dated future has no funding
+        due = mark.T * 1000 or None
+        event = Derivative(topic, 0, ts, recv, 0, decimal(mark.p), index, rate, due, None)
+        return (*pacer.advance(ts), event)
+
+    return take
+
+
+#: Channel -> what makes its taker from native symbol, topic and pacer.
+TAKERS: Mapping[str, Callable[[str, str, DepthPacer], Take]] = {
+    "trade": partial(_fills, _decode_trade),
+    "aggTrade": partial(_fills, _decode_agg_trade),
+    "bookTicker": _quotes,
+    "ticker": _tickers,
+    "markPrice": _derivatives,
+}
