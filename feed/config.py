@@ -114,6 +114,19 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             )
         return settings
 
+    def to_env(self) -> dict[str, str]:
+        """Return the settings that differ from the defaults, as variables for a child process."""
+        default = Settings()
+        changed = {
+            name: getattr(self, name)
+            for name in self.__struct_fields__
+            if getattr(self, name) != getattr(default, name)
+        }
+        return {
+            f"FEED_{name.upper()}": ",".join(value) if isinstance(value, tuple) else str(value)
+            for name, value in changed.items()
+        }
+
     def endpoint(self, exchange: str) -> str | None:
         """Return where this exchange's adapter connects instead, e.g. ``http://127.0.0.1:9001``."""
         for pair in self.endpoints:

@@ -36,6 +36,11 @@ def bind(host: str, port: int) -> socket.socket:
     return sock
 
 
+def adopt(fd: int) -> socket.socket:
+    """Return the listening socket that a parent has bound for us."""
+    return socket.socket(fileno=fd)
+
+
 def server(settings: Settings, bus: Bus) -> uvicorn.Server:
     """Return a uvicorn server for the application, set up as the product needs it."""
     config = uvicorn.Config(

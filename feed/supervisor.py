@@ -1,0 +1,138 @@
+"""``feed run``: an embedded Valkey, an ingest and a web process in one tree. I/O shell.
+
+Three ways were weighed: everything in one process (one loop: a busy fan-out delays ingest, and
+the two meet elsewhere than at the bus), ``multiprocessing`` (its children survive a SIGKILL of the
+parent), and plain child processes with a death signal from the kernel. The last is this one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterable, Sequence
+from types import FrameType
+
+import click
+
+from feed.bus.embedded import EmbeddedServer
+from feed.config import Settings
+from feed.server import bind
+
+_READY_S = 20.0
+_STOP_S = 8.0
+_PR_SET_PDEATHSIG = 1
+_POLL_S = 0.1
+
+
+class _Stopped(Exception):
+    """SIGINT or SIGTERM."""
+
+
+def _die_with_parent() -> None:
+    """Ask the kernel to end this child when its parent is gone, however that happened."""
+    if sys.platform.startswith("linux"):
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def run(settings: Settings, ingest_flags: Sequence[str]) -> int:
+    """Run until Ctrl-C, SIGTERM or the end of a tape; return the exit code.
+
+    Raises:
+        ConfigError: The port is taken, or there is no Valkey to start.
+    """
+    sock = bind(settings.host, settings.port)
+    host, port = sock.getsockname()[:2]
+    url = f"http://{'localhost' if host in ('127.0.0.1', '0.0.0.0') else host}:{port}/"
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise _Stopped
+
+    with contextlib.ExitStack() as stack:
+        bus = settings.bus
+        if not bus:
+            bus = stack.enter_context(EmbeddedServer()).url
+        signal.signal(signal.SIGTERM, stop)
+        signal.signal(signal.SIGINT, stop)
+        children: dict[str, subprocess.Popen[bytes]] = {}
+        try:
+            children["web"] = _spawn(
+                settings, bus, ["serve", "--fd", str(sock.fileno())], sock.fileno()
+            )
+            children["ingest"] = _spawn(settings, bus, ["ingest", *ingest_flags])
+            sock.close()
+            if _wait_until_ready(port, children):
+                click.secho(f"\n  Dashboard: {url}\n", err=True, bold=True)
+            return _watch(children)
+        except _Stopped:
+            return 0
+        finally:
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+            _end(children.values())
+
+
+def _spawn(
+    settings: Settings, bus: str, arguments: Sequence[str], *keep: int
+) -> subprocess.Popen[bytes]:
+    environ = {k: v for k, v in os.environ.items() if not k.startswith("FEED_")}
+    environ |= settings.to_env() | {"FEED_BUS": bus}
+    return subprocess.Popen(
+        [sys.executable, "-m", "feed", *arguments],
+        env=environ,
+        stdin=subprocess.DEVNULL,
+        pass_fds=keep,
+        process_group=0,  # Ctrl-C comes from us, in order
+        preexec_fn=_die_with_parent,
+    )
+
+
+def _wait_until_ready(port: int, children: dict[str, subprocess.Popen[bytes]]) -> bool:
+    end = time.monotonic() + _READY_S
+    while time.monotonic() < end:
+        if any(child.poll() is not None for child in children.values()):
+            return False
+        with contextlib.suppress(OSError, urllib.error.URLError, json.JSONDecodeError):
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=1) as answer:
+                if json.load(answer)["ok"]:
+                    return True
+        time.sleep(_POLL_S)
+    click.echo("feed: the web process is not ready yet; see its messages above", err=True)
+    return False
+
+
+def _watch(children: dict[str, subprocess.Popen[bytes]]) -> int:
+    """Wait for the first child to end; ingest ends well when its tape does."""
+    while True:
+        for name, child in children.items():
+            code = child.poll()
+            if code is None:
+                continue
+            if name == "ingest" and code == 0:
+                click.echo("feed: the tape has ended", err=True)
+                return 0
+            if code != 2:  # of a setting it has said itself what is wrong
+                click.echo(f"feed: the {name} process ended with exit code {code}", err=True)
+            return code if code > 0 else 1
+        time.sleep(_POLL_S)
+
+
+def _end(children: Iterable[subprocess.Popen[bytes]]) -> None:
+    """Ask every child to end; kill what does not."""
+    running = [child for child in children if child.poll() is None]
+    for child in reversed(running):
+        child.terminate()
+    end = time.monotonic() + _STOP_S
+    for child in running:
+        try:
+            child.wait(max(0.1, end - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            child.kill()
+            child.wait()
