@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from sys import maxsize
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
-from adapters.base import Adapter, Plan, Stream
-from feed.models import Instrument
+from adapters.base import Adapter, Output, Plan, Stream, upstream_gap
+from adapters.book import BookFeed, DepthPacer
+from feed.models import Gap, Instrument, Level
+from feed.topics import symbol_text
+
+#: A stream whose snapshot is bad or does not come is subscribed again, but not sooner, µs.
+RESUBSCRIBE_US = 5_000_000
+
+_T = TypeVar("_T")
 
 
 class ChannelAdapter(Adapter):
@@ -59,6 +66,113 @@ class ChannelAdapter(Adapter):
             for kind in cls.feeding(channels)
             if kind in kinds
         }
+
+    @classmethod
+    def spot(
+        cls,
+        native: str,
+        base: str,
+        quote: str,
+        *,
+        price_step: str | None = None,
+        size_step: str | None = None,
+        state: str = "trading",
+    ) -> Instrument:
+        """Return a spot instrument under its canonical name."""
+        return Instrument(
+            exchange=cls.name,
+            symbol=f"{symbol_text(base)}-{symbol_text(quote)}",
+            native=native,
+            type="spot",
+            base=base,
+            quote=quote,
+            price_step=price_step,
+            size_step=size_step,
+            state=state,
+        )
+
+
+class BookStream:
+    """A stream whose subscription begins with a snapshot, and the book it feeds.
+
+    Args:
+        topics: kind -> topic of what it feeds.
+        levels: Levels a side of the book.
+    """
+
+    def __init__(
+        self,
+        stream: Stream,
+        topics: Mapping[str, str],
+        levels: int,
+        pacer: DepthPacer,
+        *,
+        truncate: bool = False,
+    ) -> None:
+        self.stream = stream
+        self.feed = BookFeed(stream.native, topics, levels, pacer, truncate=truncate)
+        self._not_before = 0
+
+    def start(self, bids: Iterable[Level], asks: Iterable[Level]) -> bool:
+        """Replace the levels by a snapshot's; False where two have one price and nothing changed.
+
+        ``feed.restart`` then shows it, once it is proven.
+        """
+        try:
+            self.feed.book.replace(bids, asks)
+        except ValueError:
+            return False
+        return True
+
+    def lost(self, reason: str, recv: int, afresh: Callable[[], Sequence[Output]]) -> list[Output]:
+        """Give the book up and ask for it afresh, if that was not just done.
+
+        To be called for every message that finds no book: so a snapshot that never came, or was
+        bad itself, is asked for again.
+
+        Args:
+            afresh: Returns the resubscription.
+        """
+        out = self.feed.broken(reason, recv)
+        if recv >= self._not_before:
+            self._not_before = recv + RESUBSCRIBE_US
+            out += afresh()
+        return out
+
+
+class TradeIds:
+    """The trade ids of one topic, consecutive on this exchange.
+
+    Attributes:
+        last: The newest seen; None before the first.
+    """
+
+    def __init__(self, topic: str) -> None:
+        self.topic = topic
+        self.last: int | None = None
+
+    def reach(self, number: int) -> int | None:
+        """Go on to ``number`` and return how many before it are missing; None if it is old."""
+        last = self.last
+        if last is not None and number <= last:
+            return None
+        self.last = number
+        return 0 if last is None else number - last - 1
+
+    def gap(self, lost: int, recv: int) -> Gap:
+        return upstream_gap(self.topic, recv, "upstream_sequence", lost)
+
+
+def find(table: Mapping[str, _T], native: str) -> _T:
+    """Return the entry of an exchange's symbol.
+
+    Raises:
+        ValueError: Not one of this connection.
+    """
+    found = table.get(native)
+    if found is None:
+        raise ValueError(f"{native[:40]!r} is not carried here")
+    return found
 
 
 def pack(

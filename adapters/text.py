@@ -9,8 +9,17 @@ import re
 from collections.abc import Iterable
 from datetime import datetime
 from functools import lru_cache
+from typing import Annotated, TypeAlias
+
+import msgspec
 
 from feed.models import Level
+
+#: The last time and number that every JSON reader takes exactly.
+MAX_MICROS = 1 << 53
+Millis: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=MAX_MICROS // 1_000)]
+#: A trade's number where ids are counted.
+Number: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=1 << 53)]
 
 _PLAIN = re.compile(r"[0-9]+(?:\.[0-9]+)?").fullmatch
 #: Three digits of exponent would write a kilobyte of zeros; no price needs them.

@@ -1,0 +1,327 @@
+"""Coinbase Exchange, the public feed ``ws-feed``. Pure.
+
+Source: docs.cdp.coinbase.com, exchange/websocket-feed. The level-2 channel has neither sequence nor
+checksum: what proves a book is its snapshot and that it never crosses. Trade ids are consecutive
+per product, and a product's heartbeat names the last one. ``side`` is the maker's. Snapshots hold
+every level and run to megabytes.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from functools import partial
+from itertools import chain
+from typing import Literal
+
+import msgspec
+
+from adapters.base import Leave, Limits, Output, Plan, Refused, Send, Stream
+from adapters.book import DepthPacer
+from adapters.channels import BookStream, ChannelAdapter, TradeIds, find
+from adapters.text import Number, decimal, levels, micros
+from feed.errors import BadPayload
+from feed.models import Instrument, Side, Ticker, Trade
+
+#: Snapshots are whole; clients see the best 1,000 a side.
+BOOK_LEVELS = 1_000
+#: Channel -> the kinds it feeds. ``level2`` asks for a key today; tapes of 2021 have it.
+FEEDS = {
+    "level2_batch": ("book", "depth", "quote"),
+    "level2": ("book", "depth", "quote"),
+    "matches": ("trade",),
+    "ticker": ("ticker",),
+    "heartbeat": (),
+}
+#: Coinbase reports the side of the resting (maker) order; ours is the taker's.
+TAKER_SIDE: Mapping[Side, Side] = {"buy": "sell", "sell": "buy"}
+
+
+class _Snapshot(msgspec.Struct, tag="snapshot"):
+    product_id: str
+    bids: list[tuple[str, str]]
+    asks: list[tuple[str, str]]
+    time: str | None = None
+
+
+class _Update(msgspec.Struct, tag="l2update"):
+    product_id: str
+    changes: list[tuple[Literal["buy", "sell"], str, str]]
+    time: str
+
+
+class _Match(msgspec.Struct, tag="match"):
+    product_id: str
+    trade_id: Number
+    side: Side
+    price: str
+    size: str
+    time: str
+
+
+class _LastMatch(msgspec.Struct, tag="last_match"):
+    product_id: str
+    trade_id: Number
+
+
+class _Ticker(msgspec.Struct, tag="ticker"):
+    product_id: str
+    price: str
+    open_24h: str | None = None
+    high_24h: str | None = None
+    low_24h: str | None = None
+    volume_24h: str | None = None
+    best_bid: str | None = None
+    best_ask: str | None = None
+    time: str | None = None
+
+
+class _Heartbeat(msgspec.Struct, tag="heartbeat"):
+    product_id: str
+    last_trade_id: Number
+    time: str
+
+
+class _Subscriptions(msgspec.Struct, tag="subscriptions"):
+    pass
+
+
+class _Error(msgspec.Struct, tag="error"):
+    message: str = ""
+    reason: str = ""
+
+
+class _Type(msgspec.Struct):
+    type: str
+
+
+class _Product(msgspec.Struct):
+    id: str
+    base_currency: str
+    quote_currency: str
+    base_increment: str
+    quote_increment: str
+    status: str = "online"
+    trading_disabled: bool = False
+
+
+_decode = msgspec.json.Decoder(
+    _Snapshot | _Update | _Match | _LastMatch | _Ticker | _Heartbeat | _Subscriptions | _Error
+).decode
+_decode_type = msgspec.json.Decoder(_Type).decode
+_decode_products = msgspec.json.Decoder(list[_Product]).decode
+_encode = msgspec.json.Encoder().encode
+
+
+def _request(type_: str, streams: Iterable[Stream]) -> Send:
+    products: dict[str, list[str]] = {}
+    for stream in streams:
+        products.setdefault(stream.channel, []).append(stream.native)
+    channels = [{"name": name, "product_ids": ids} for name, ids in products.items()]
+    return Send(_encode({"type": type_, "channels": channels}).decode())
+
+
+def _optional(text: str | None) -> str | None:
+    return decimal(text) if text else None
+
+
+class Coinbase(ChannelAdapter):
+    """Coinbase Exchange, the public feed."""
+
+    name = "coinbase"
+    ws_url = "wss://ws-feed.exchange.coinbase.com"
+    rest_url = "https://api.exchange.coinbase.com"
+    path = "/"
+    listing_paths = ("/products",)
+    kinds = frozenset(chain.from_iterable(FEEDS.values()))
+    # An address may make 8 requests a second. 100 streams are 25 products: their snapshots are big.
+    limits = Limits(
+        frames_per_s=4,
+        streams_per_connection=100,
+        connects=4,
+        connects_window_s=1,
+        max_frame_bytes=64 << 20,
+    )
+    ignored = {
+        "status": "the listing is taken over REST",
+        "auctioninfo": "auctions are no trades",
+    }
+
+    @classmethod
+    def instruments(cls, bodies: Sequence[bytes]) -> list[Instrument]:
+        try:
+            products = [product for body in bodies for product in _decode_products(body)]
+        except (ValueError, RecursionError) as e:
+            raise BadPayload(cls.name, bodies[0] if bodies else b"", str(e)) from e
+        return [
+            cls.spot(
+                one.id,
+                one.base_currency,
+                one.quote_currency,
+                price_step=one.quote_increment,
+                size_step=one.base_increment,
+                state=_state(one),
+            )
+            for one in products
+        ]
+
+    @classmethod
+    def instrument(cls, native: str) -> Instrument | None:
+        base, _, quote = native.partition("-")
+        return cls.spot(native, base, quote) if base and quote else None
+
+    @classmethod
+    def streams(cls, instrument: Instrument, kinds: Collection[str]) -> list[Stream]:
+        wanted = set(kinds)
+        return [
+            Stream(channel, instrument.native)
+            for channel in ("level2_batch", "matches", "ticker", "heartbeat")
+            if channel == "heartbeat" or not wanted.isdisjoint(FEEDS[channel])
+        ]
+
+    @classmethod
+    def feeding(cls, channels: Iterable[str]) -> dict[str, str]:
+        return {kind: channel for channel in channels for kind in FEEDS.get(channel, ())}
+
+    @classmethod
+    def book_levels(cls, channel: str) -> int:
+        return BOOK_LEVELS
+
+    def __init__(self, plan: Plan, kinds: Collection[str]) -> None:
+        super().__init__(plan, kinds)
+        self._pacer = DepthPacer()
+        self._asked = plan.streams
+        self._topics = {
+            native: self.topics(plan.streams, instrument, self.wanted)
+            for native, instrument in plan.instruments.items()
+        }
+        self._books = {
+            one.native: BookStream(one, self._topics[one.native], BOOK_LEVELS, self._pacer)
+            for one in plan.streams
+            if one.channel in ("level2_batch", "level2")
+        }
+        self._ids = {
+            native: TradeIds(topics["trade"])
+            for native, topics in self._topics.items()
+            if "trade" in topics
+        }
+        #: The last trade that a product's last heartbeat named.
+        self._beats: dict[str, int] = {}
+
+    def opened(self) -> Sequence[Send]:
+        return [_request("subscribe", self._asked)]
+
+    def parse(self, frame: bytes, recv: int) -> Iterable[Output]:
+        try:
+            match _decode(frame):
+                case _Update() as update:
+                    return self._update(update, recv)
+                case _Match() as match:
+                    return self._match(match, recv)
+                case _Ticker() as ticker:
+                    return self._ticker(ticker, recv)
+                case _Heartbeat() as heartbeat:
+                    return self._heartbeat(heartbeat, recv)
+                case _Snapshot() as snapshot:
+                    return self._snapshot(snapshot, recv)
+                case _LastMatch() as match:
+                    # A trade of before we came: not emitted, but what follows it counts from it.
+                    ids = self._ids.get(match.product_id)
+                    if ids is not None and ids.last is None:
+                        ids.last = match.trade_id
+                case _Error() as error:
+                    return self._error(error)
+        except (ValueError, RecursionError) as e:
+            if self._is_ignored(frame):
+                return ()
+            raise BadPayload(self.name, frame, str(e)) from e
+        return ()
+
+    def resync(self, native: str) -> Sequence[Output]:
+        book = self._books.get(native)
+        if book is None:
+            return ()
+        return [_request(type_, (book.stream,)) for type_ in ("unsubscribe", "subscribe")]
+
+    def _is_ignored(self, frame: bytes) -> bool:
+        try:
+            return _decode_type(frame).type in self.ignored
+        except (ValueError, RecursionError):
+            return False
+
+    def _snapshot(self, snapshot: _Snapshot, recv: int) -> Sequence[Output]:
+        native = snapshot.product_id
+        book = find(self._books, native)
+        bids, asks = levels(snapshot.bids), levels(snapshot.asks)
+        ts = micros(snapshot.time) if snapshot.time else None
+        out = [*self._pacer.advance(ts)] if ts is not None else []
+        if not book.start(bids, asks) or book.feed.book.is_crossed:
+            return out + book.lost("snapshot", recv, partial(self.resync, native))
+        return out + book.feed.restart(ts, recv)
+
+    def _update(self, update: _Update, recv: int) -> Sequence[Output]:
+        native, ts = update.product_id, micros(update.time)
+        book = find(self._books, native)
+        bids = levels((price, size) for side, price, size in update.changes if side == "buy")
+        asks = levels((price, size) for side, price, size in update.changes if side == "sell")
+        out = [*self._pacer.advance(ts)]
+        if not book.feed.is_live:
+            return out + book.lost("snapshot", recv, partial(self.resync, native))
+        events = book.feed.delta(bids, asks, ts, recv)
+        if book.feed.book.is_crossed:
+            return out + book.lost("crossed", recv, partial(self.resync, native))
+        return out + events
+
+    def _match(self, match: _Match, recv: int) -> Sequence[Output]:
+        find(self._topics, match.product_id)
+        price, size, ts = decimal(match.price), decimal(match.size), micros(match.time)
+        out = [*self._pacer.advance(ts)]
+        ids = self._ids.get(match.product_id)
+        missing = ids.reach(match.trade_id) if ids is not None else None
+        if ids is None or missing is None:
+            return out
+        if missing:
+            out.append(ids.gap(missing, recv))
+        side = TAKER_SIDE[match.side]
+        out.append(Trade(ids.topic, 0, ts, recv, 0, str(match.trade_id), price, size, side))
+        return out
+
+    def _heartbeat(self, beat: _Heartbeat, recv: int) -> Sequence[Output]:
+        """Declare lost what the heartbeat before knew of and what still has not come."""
+        find(self._topics, beat.product_id)
+        out = [*self._pacer.advance(micros(beat.time))]
+        known = self._beats.get(beat.product_id)
+        self._beats[beat.product_id] = beat.last_trade_id
+        ids = self._ids.get(beat.product_id)
+        if ids is not None and ids.last is not None and known is not None and known > ids.last:
+            out.append(ids.gap(known - ids.last, recv))
+            ids.last = known
+        return out
+
+    def _ticker(self, ticker: _Ticker, recv: int) -> list[Output]:
+        topic = find(self._topics, ticker.product_id).get("ticker")
+        ts = micros(ticker.time) if ticker.time else None
+        last, volume = decimal(ticker.price), _optional(ticker.volume_24h)
+        day = (_optional(ticker.open_24h), _optional(ticker.high_24h), _optional(ticker.low_24h))
+        best = (_optional(ticker.best_bid), _optional(ticker.best_ask))
+        out = [*self._pacer.advance(ts)] if ts is not None else []
+        if topic is not None:
+            out.append(Ticker(topic, 0, ts, recv, 0, last, *day, volume, None, *best))
+        return out
+
+    def _error(self, error: _Error) -> list[Output]:
+        """Find out what was refused and ask for the rest: one bad product fails them all."""
+        reason = f"{error.message}: {error.reason}"
+        words = set(re.findall(r"[\w-]+", error.reason))
+        guilty = tuple(one for one in self._asked if words & {one.native, one.channel})
+        if not guilty:
+            return [Leave("error")]
+        self._asked = tuple(one for one in self._asked if one not in guilty)
+        out: list[Output] = [Refused(guilty, reason)]
+        return [*out, _request("subscribe", self._asked)] if self._asked else out
+
+
+def _state(product: _Product) -> str:
+    if product.status != "online":
+        return product.status.lower()
+    return "disabled" if product.trading_disabled else "trading"
