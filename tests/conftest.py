@@ -8,6 +8,8 @@ import pytest
 import uvloop
 from hypothesis import HealthCheck, settings
 
+pytest_plugins = ("tests.fixtures_valkey",)
+
 REPO = Path(__file__).resolve().parent.parent
 
 # A busy machine is not a bug, so no deadline. Derandomised, because a change that has nothing to

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from urllib.parse import urlsplit
-
 from feed.bus.address import SCHEMES
 from feed.bus.base import Bus, Retention
 from feed.errors import ConfigError
@@ -17,7 +15,7 @@ def open_bus(url: str, retention: Retention) -> Bus:
     Raises:
         ConfigError: An unknown scheme, or a URL that is none.
     """
-    scheme = urlsplit(url).scheme
+    scheme = url.partition(":")[0].lower()
     if scheme == "memory":
         from feed.bus.memory import MemoryBroker, MemoryBus
 

@@ -83,13 +83,15 @@ def parse_address(url: str) -> Address:
     try:
         return _parse(url)
     except ValueError as e:
-        raise ConfigError(f"bus URL: {e}") from e
+        raise ConfigError(f"bad bus URL: {e}") from e
 
 
 def _parse(url: str) -> Address:
     parts = urlsplit(url)
     if parts.scheme not in SCHEMES:
         raise ValueError(f"unknown scheme {parts.scheme!r}: one of {', '.join(SCHEMES)}")
+    if "@" in parts.query + parts.fragment + (parts.path if parts.scheme != "unix" else ""):
+        raise ValueError("an @ after the host; write / ? # in a password as %2F %3F %23")
     options = dict(parse_qsl(parts.query, keep_blank_values=True))
     known = {"db"} | (_TLS_OPTIONS if parts.scheme == "rediss" else set())
     if unknown := sorted(set(options) - known):
@@ -141,8 +143,7 @@ def _host_port(text: str, default_port: int) -> tuple[str, int]:
     try:
         port = parts.port
     except ValueError:
-        # Not the text itself: it may be the half of a password.
-        raise ValueError("bad port; is there a / ? # or @ in the password? Write %2F …") from None
+        raise ValueError(f"bad port in {text!r}") from None
     return parts.hostname or "localhost", default_port if port is None else port
 
 
