@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Iterable
 from typing import Any
 from urllib.parse import urlsplit
@@ -22,6 +23,8 @@ from feed.sse import PulledSocket, event_stream
 from feed.topics import parse_topic
 from feed.websocket import Connection
 from feed.wire import EXTENSION
+
+log = logging.getLogger("feed.api")
 
 _encode = msgspec.json.Encoder().encode
 _PAGE = 1_000
@@ -87,6 +90,9 @@ async def _serve_plainly(
     websocket: WebSocket, gateway: Gateway, encoding: Encoding, query: dict[str, str]
 ) -> None:
     """Serve a client of an ASGI server that is not ours, through plain ``send``."""
+    if not gateway.said_plain:
+        gateway.said_plain = True
+        log.warning("this server lacks feed.wire.FeedProtocol: WebSockets go the slow way")
     socket = PulledSocket()
     connection = Connection(gateway, socket, encoding, asyncio.get_running_loop().time())
     socket.connection = connection

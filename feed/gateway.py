@@ -45,6 +45,7 @@ class Gateway:
     Attributes:
         clients: Everybody connected.
         evicted: Clients ended because nothing moved.
+        said_plain: It has been logged that the ASGI server is not ours.
     """
 
     def __init__(self, settings: Settings, bus: Bus) -> None:
@@ -56,6 +57,7 @@ class Gateway:
         self.bus_since = now_us()
         self.clients: dict[Client, int] = {}
         self.evicted = 0
+        self.said_plain = False
         self._slices: list[dict[Client, None]] = [{} for _ in range(_WHEEL)]
         self._next_slice = 0
         self._patience_max_s = settings.patience_max_ms / 1000
