@@ -178,7 +178,7 @@ async function readCatalogue() {
     notices.banner(listed.banner);
     exchanges = listed.exchanges;
     for (const { exchange, state } of exchanges) {
-      trust.exchange(exchange, { state, reason: null, since: null });
+      if (state) trust.exchange(exchange, { state, reason: null, since: null });
     }
     for (const topic of topics) watchlist.add(topic);
     if (!chosen) await chooseSomething(topics);

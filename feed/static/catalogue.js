@@ -1,6 +1,8 @@
 /** What the server lists, over HTTP. */
 
-/** @typedef {{exchange: string, state: string, source: string, topics: number}} Exchange */
+/**
+ * @typedef {{exchange: string, state: string|null, source: string, topics: number}} Exchange
+ * `state` is null while nothing has been said of it */
 
 /** Every carried topic that a pattern covers, page by page.
  * @param {string} pattern @returns {Promise<string[]>} */

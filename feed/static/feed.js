@@ -2,7 +2,7 @@
  * The browser client of protocol v1: one file, no dependencies, no build step. Also runs wherever
  * a `WebSocket` is (Node 22, Deno, Bun). Copy it, or import it from a running server:
  *
- *     import { Feed } from "https://feed.example/static/feed.js";
+ *     import { Feed } from "https://feed.example/feed.js";
  *
  *     const feed = new Feed("wss://feed.example/v1/ws");
  *     feed.on("event", (event) => console.log(event.topic, event.price));

@@ -122,7 +122,14 @@ class Page:
         await self.call("Emulation.setEmulatedMedia", features=[feature])
 
     async def go(self, url: str) -> None:
-        await self.call("Page.navigate", url=url)
+        """Open an address.
+
+        Raises:
+            RuntimeError: It cannot be loaded.
+        """
+        answer = await self.call("Page.navigate", url=url)
+        if "errorText" in answer:
+            raise RuntimeError(f"{url}: {answer['errorText']}")
 
     async def evaluate(self, expression: str) -> Any:
         """Return what a JavaScript expression (awaited if a promise) yields.
