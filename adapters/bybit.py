@@ -10,119 +10,38 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Sequence
-from datetime import UTC, datetime
 from functools import partial
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import msgspec
 from msgspec.structs import asdict, replace
 
 from adapters.base import Limits, Output, Plan, Refused, Send, Stream
 from adapters.book import DepthPacer
+from adapters.bybit_frames import (
+    Frame,
+    TickerFields,
+    decode,
+    decode_book,
+    decode_outcome,
+    decode_ticker,
+    decode_trades,
+    from_millis,
+    is_snapshot,
+)
+from adapters.bybit_listing import name_linear, name_spot, read_linear, read_spot
 from adapters.channels import BookStream, ChannelAdapter, find
-from adapters.text import MAX_MICROS, Millis, decimal, levels, signed
+from adapters.text import decimal, levels, signed
 from feed.errors import BadPayload
 from feed.models import Derivative, Instrument, Side, Ticker, Trade
-from feed.topics import symbol_text
 
 #: Of 1, 50, 200 and 1,000 levels: 100 ms (linear) or 200 ms (spot) apart, like ``depth`` itself.
 BOOK_CHANNEL = "orderbook.200"
 QUOTE_CHANNEL = "orderbook.1"
 #: More arguments a request are refused on spot; alike on linear.
 ARGS_PER_REQUEST = 10
-#: Quote assets of the spot listing, for names without one; longer ones first.
-QUOTES = (
-    "RLUSD USDT USDC USDE USD1 XUSD USDQ USDR EUR BTC ETH SOL BRL GBP AED PLN TRY MNT DAI USD"
-).split()
 SIDES: dict[str, Side] = {"Buy": "buy", "Sell": "sell"}
 
-_DATED = re.compile(r"([A-Z0-9]+?)(USDT)?-([0-9]{1,2}[A-Z]{3}[0-9]{2})").fullmatch
-
-
-class _Frame(msgspec.Struct):
-    """Data (``topic``) or the reply to a request (``op``, for options ``COMMAND_RESP``)."""
-
-    topic: str = ""
-    type: str = ""
-    ts: Millis = 0
-    cts: Millis = 0
-    data: msgspec.Raw = msgspec.Raw(b"null")
-    op: str = ""
-    success: bool = True
-    ret_msg: str | None = None
-    req_id: str | int | None = None
-
-
-class _Book(msgspec.Struct):
-    b: list[tuple[str, str]]
-    a: list[tuple[str, str]]
-    u: int
-
-
-class _Trade(msgspec.Struct):
-    T: Millis
-    S: Literal["Buy", "Sell"]
-    v: str
-    p: str
-    i: str
-
-
-class _Ticker(msgspec.Struct, rename="camel"):
-    """A ticker's fields, ``None`` where the frame does not have them."""
-
-    last_price: str | None = None
-    prev_price24h: str | None = None
-    high_price24h: str | None = None
-    low_price24h: str | None = None
-    volume24h: str | None = None
-    turnover24h: str | None = None
-    bid1_price: str | None = None
-    ask1_price: str | None = None
-    mark_price: str | None = None
-    index_price: str | None = None
-    funding_rate: str | None = None
-    next_funding_time: str | None = None
-    open_interest: str | None = None
-
-
-class _Outcome(msgspec.Struct):
-    fail_topics: list[str] = msgspec.field(name="failTopics", default_factory=list)
-
-
-class _PriceFilter(msgspec.Struct):
-    tick_size: str = msgspec.field(name="tickSize")
-
-
-class _LotFilter(msgspec.Struct, rename="camel"):
-    base_precision: str | None = None
-    qty_step: str | None = None
-
-
-class _Listed(msgspec.Struct, rename="camel"):
-    symbol: str
-    status: str
-    base_coin: str
-    quote_coin: str
-    price_filter: _PriceFilter
-    lot_size_filter: _LotFilter
-    settle_coin: str | None = None
-    delivery_time: str = "0"
-
-
-class _Listing(msgspec.Struct):
-    instruments: list[_Listed] = msgspec.field(name="list")
-
-
-class _Answer(msgspec.Struct):
-    result: _Listing
-
-
-_decode = msgspec.json.Decoder(_Frame).decode
-_decode_book = msgspec.json.Decoder(_Book).decode
-_decode_trades = msgspec.json.Decoder(list[_Trade]).decode
-_decode_ticker = msgspec.json.Decoder(_Ticker).decode
-_decode_outcome = msgspec.json.Decoder(_Outcome).decode
-_decode_answer = msgspec.json.Decoder(_Answer).decode
 _encode = msgspec.json.Encoder().encode
 
 
@@ -132,28 +51,14 @@ def _request(op: str, streams: Iterable[Stream], req_id: str) -> Send:
 
 
 def _optional(text: str | None) -> str | None:
-    return signed(text) if text else None
-
-
-def _millis(text: str | None) -> int | None:
-    """Return a time given as text in ms, in µs; 0 is what never comes."""
-    micros = int(decimal(text)) * 1_000 if text else 0
-    if micros > MAX_MICROS:
-        raise ValueError(f"no time: {micros}")
-    return micros or None
+    return decimal(text) if text else None
 
 
 def _topic(stream: Stream) -> str:
     return f"{stream.channel}.{stream.native}"
 
 
-def _is_snapshot(message: _Frame) -> bool:
-    if message.type not in ("snapshot", "delta"):
-        raise ValueError(f"neither snapshot nor delta: {message.type[:40]!r}")
-    return message.type == "snapshot"
-
-
-class _BybitBase(ChannelAdapter):
+class _Bybit(ChannelAdapter):
     """What both markets have in common."""
 
     ws_url = "wss://stream.bybit.com"
@@ -174,19 +79,6 @@ class _BybitBase(ChannelAdapter):
     }
     #: What ``tickers`` feeds.
     ticker_kinds: ClassVar[tuple[str, ...]] = ("ticker",)
-
-    @classmethod
-    def instruments(cls, bodies: Sequence[bytes]) -> list[Instrument]:
-        try:
-            answers = [_decode_answer(body) for body in bodies]
-            return [cls.listed(one) for answer in answers for one in answer.result.instruments]
-        except (ValueError, RecursionError) as e:
-            raise BadPayload(cls.name, bodies[0] if bodies else b"", str(e)) from e
-
-    @classmethod
-    def listed(cls, one: _Listed) -> Instrument:
-        """Return the instrument of an entry of the listing."""
-        raise NotImplementedError
 
     @classmethod
     def streams(cls, instrument: Instrument, kinds: Collection[str]) -> list[Stream]:
@@ -236,7 +128,7 @@ class _BybitBase(ChannelAdapter):
         for stream in plan.streams:
             if stream.channel.startswith("orderbook."):
                 self._books[_topic(stream)] = self._book(stream)
-        self._tickers = {native: _Ticker() for native in plan.instruments}
+        self._tickers = {native: TickerFields() for native in plan.instruments}
         #: Our topic -> the values last emitted.
         self._shown: dict[str, tuple[str | int | None, ...]] = {}
         self._requests: dict[str, tuple[Stream, ...]] = {}
@@ -265,7 +157,7 @@ class _BybitBase(ChannelAdapter):
 
     def parse(self, frame: bytes, recv: int) -> Iterable[Output]:
         try:
-            message = _decode(frame)
+            message = decode(frame)
             channel, _, rest = message.topic.partition(".")
             match channel:
                 case "orderbook":
@@ -295,16 +187,16 @@ class _BybitBase(ChannelAdapter):
     def _afresh(self, stream: Stream) -> Sequence[Output]:
         return (_request("unsubscribe", (stream,), "0"), self._subscribe((stream,)))
 
-    def _orderbook(self, message: _Frame, recv: int) -> list[Output]:
+    def _orderbook(self, message: Frame, recv: int) -> list[Output]:
         book = find(self._books, message.topic)
         feed, afresh = book.feed, partial(self._afresh, book.stream)
-        data = _decode_book(message.data)
+        data = decode_book(message.data)
         bids, asks = levels(data.b), levels(data.a)
-        is_snapshot = _is_snapshot(message) or data.u == 1  # 1: their service was restarted
+        is_start = is_snapshot(message) or data.u == 1  # 1: their service was restarted
         ts = (message.cts or message.ts) * 1_000
         last, self._updates[message.topic] = self._updates.get(message.topic), data.u
         out = [*self._pacer.advance(ts)]
-        if is_snapshot:
+        if is_start:
             # The best quote comes as snapshots, the same one again when 3 s brought no other.
             is_quote = book.stream.channel == QUOTE_CHANNEL
             before = feed.book.best() if feed.is_live and is_quote else None
@@ -320,11 +212,11 @@ class _BybitBase(ChannelAdapter):
             return out + book.lost("crossed", recv, afresh)
         return out + events
 
-    def _trades(self, message: _Frame, native: str, recv: int) -> list[Output]:
+    def _trades(self, message: Frame, native: str, recv: int) -> list[Output]:
         topic = find(self._topics, native).get("trade")
         trades = [
             (one, one.T * 1_000, decimal(one.p), decimal(one.v))
-            for one in _decode_trades(message.data)
+            for one in decode_trades(message.data)
         ]
         out = [*self._pacer.advance(message.ts * 1_000)]
         if topic is not None:
@@ -334,10 +226,10 @@ class _BybitBase(ChannelAdapter):
             ]
         return out
 
-    def _ticker(self, message: _Frame, native: str, recv: int) -> list[Output]:
+    def _ticker(self, message: Frame, native: str, recv: int) -> list[Output]:
         known = find(self._tickers, native)
-        given = _decode_ticker(message.data)
-        if not _is_snapshot(message):
+        given = decode_ticker(message.data)
+        if not is_snapshot(message):
             # A delta whose snapshot was unreadable fills in what it has.
             new = {name: value for name, value in asdict(given).items() if value is not None}
             given = replace(known, **new)
@@ -354,8 +246,8 @@ class _BybitBase(ChannelAdapter):
         derived = (
             _optional(given.mark_price),
             _optional(given.index_price),
-            _optional(given.funding_rate),
-            _millis(given.next_funding_time),
+            signed(given.funding_rate) if given.funding_rate else None,
+            from_millis(given.next_funding_time),
             _optional(given.open_interest),
         )
         self._tickers[native] = given
@@ -375,10 +267,10 @@ class _BybitBase(ChannelAdapter):
         self._shown[topic] = values
         return True
 
-    def _replied(self, reply: _Frame) -> Sequence[Output]:
+    def _replied(self, reply: Frame) -> Sequence[Output]:
         """Take a reply. One bad topic fails its whole request: the others are asked for again."""
         if reply.type == "COMMAND_RESP":
-            failed = set(_decode_outcome(reply.data).fail_topics)
+            failed = set(decode_outcome(reply.data).fail_topics)
             refused = tuple(one for one in self.plan_.streams if _topic(one) in failed)
             return (Refused(refused, "failTopics"),) if refused else ()
         if reply.op in ("ping", "pong", "unsubscribe"):
@@ -389,7 +281,8 @@ class _BybitBase(ChannelAdapter):
             return ()
         if not asked:
             raise ValueError(f"refuses what was not asked for: {reason[:80]}")
-        named = tuple(one for one in asked if _topic(one) in reason)
+        words = set(re.findall(r"[\w.-]+", reason))
+        named = tuple(one for one in asked if _topic(one) in words)
         if named or len(asked) == 1:
             rest = tuple(one for one in asked if one not in named) if named else ()
             out: list[Output] = [Refused(named or asked, reason)]
@@ -397,7 +290,7 @@ class _BybitBase(ChannelAdapter):
         return [self._subscribe((one,)) for one in asked]
 
 
-class Bybit(_BybitBase):
+class Bybit(_Bybit):
     """Bybit spot."""
 
     name = "bybit"
@@ -406,23 +299,15 @@ class Bybit(_BybitBase):
     kinds = frozenset({"book", "depth", "quote", "trade", "ticker"})
 
     @classmethod
-    def listed(cls, one: _Listed) -> Instrument:
-        return cls.spot(
-            one.symbol,
-            one.base_coin,
-            one.quote_coin,
-            price_step=one.price_filter.tick_size,
-            size_step=one.lot_size_filter.base_precision,
-            state=one.status.lower(),
-        )
+    def instruments(cls, bodies: Sequence[bytes]) -> list[Instrument]:
+        return read_spot(cls.name, bodies)
 
     @classmethod
     def instrument(cls, native: str) -> Instrument | None:
-        quote = next((q for q in QUOTES if native.endswith(q) and native != q), None)
-        return cls.spot(native, native.removesuffix(quote), quote) if quote else None
+        return name_spot(cls.name, native)
 
 
-class BybitLinear(_BybitBase):
+class BybitLinear(_Bybit):
     """Bybit perpetuals and futures that settle in USDT or USDC; sizes are in the base."""
 
     name = "bybit-linear"
@@ -432,43 +317,9 @@ class BybitLinear(_BybitBase):
     ticker_kinds = ("ticker", "derivative")
 
     @classmethod
-    def listed(cls, one: _Listed) -> Instrument:
-        found = cls._contract(one.symbol, one.base_coin, one.quote_coin, _millis(one.delivery_time))
-        return replace(
-            found,
-            price_step=one.price_filter.tick_size,
-            size_step=one.lot_size_filter.qty_step,
-            state=one.status.lower(),
-        )
+    def instruments(cls, bodies: Sequence[bytes]) -> list[Instrument]:
+        return read_linear(cls.name, bodies)
 
     @classmethod
     def instrument(cls, native: str) -> Instrument | None:
-        if dated := _DATED(native):
-            try:
-                # Futures deliver at 08:00 UTC.
-                day = datetime.strptime(dated[3], "%d%b%y").replace(hour=8, tzinfo=UTC)
-            except ValueError:
-                return None
-            return cls._contract(
-                native, dated[1], dated[2] or "USDC", int(day.timestamp()) * 1_000_000
-            )
-        for ending, quote in (("USDT", "USDT"), ("PERP", "USDC")):
-            if native.endswith(ending) and native != ending:
-                return cls._contract(native, native.removesuffix(ending), quote, None)
-        return None
-
-    @classmethod
-    def _contract(cls, native: str, base: str, quote: str, expiry: int | None) -> Instrument:
-        """Return a contract, a perpetual without ``expiry`` (µs)."""
-        day = None if expiry is None else datetime.fromtimestamp(expiry / 1e6, UTC)
-        ending = "PERP" if day is None else f"{day:%Y%m%d}"
-        return Instrument(
-            exchange=cls.name,
-            symbol=f"{symbol_text(base)}-{symbol_text(quote)}-{ending}",
-            native=native,
-            type="perpetual" if expiry is None else "future",
-            base=base,
-            quote=quote,
-            settle=quote,
-            expiry=expiry,
-        )
+        return name_linear(cls.name, native)

@@ -67,30 +67,6 @@ class ChannelAdapter(Adapter):
             if kind in kinds
         }
 
-    @classmethod
-    def spot(
-        cls,
-        native: str,
-        base: str,
-        quote: str,
-        *,
-        price_step: str | None = None,
-        size_step: str | None = None,
-        state: str = "trading",
-    ) -> Instrument:
-        """Return a spot instrument under its canonical name."""
-        return Instrument(
-            exchange=cls.name,
-            symbol=f"{symbol_text(base)}-{symbol_text(quote)}",
-            native=native,
-            type="spot",
-            base=base,
-            quote=quote,
-            price_step=price_step,
-            size_step=size_step,
-            state=state,
-        )
-
 
 class BookStream:
     """A stream whose subscription begins with a snapshot, and the book it feeds.
@@ -198,3 +174,27 @@ def pack(
         group += own
         chars += own_chars
     return [*groups, tuple(group)] if group else groups
+
+
+def spot(
+    exchange: str,
+    native: str,
+    base: str,
+    quote: str,
+    *,
+    price_step: str | None = None,
+    size_step: str | None = None,
+    state: str = "trading",
+) -> Instrument:
+    """Return a spot instrument under its canonical name."""
+    return Instrument(
+        exchange=exchange,
+        symbol=f"{symbol_text(base)}-{symbol_text(quote)}",
+        native=native,
+        type="spot",
+        base=base,
+        quote=quote,
+        price_step=price_step,
+        size_step=size_step,
+        state=state,
+    )

@@ -12,14 +12,25 @@ import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import partial
 from itertools import chain
-from typing import Literal
 
 import msgspec
 
 from adapters.base import Leave, Limits, Output, Plan, Refused, Send, Stream
 from adapters.book import DepthPacer
 from adapters.channels import BookStream, ChannelAdapter, TradeIds, find
-from adapters.text import Number, decimal, levels, micros
+from adapters.coinbase_frames import (
+    Error,
+    Heartbeat,
+    LastMatch,
+    Match,
+    Snapshot,
+    TickerFields,
+    Update,
+    decode,
+    decode_type,
+)
+from adapters.coinbase_listing import name_spot, read_spot
+from adapters.text import decimal, levels, micros
 from feed.errors import BadPayload
 from feed.models import Instrument, Side, Ticker, Trade
 
@@ -37,79 +48,6 @@ FEEDS = {
 TAKER_SIDE: Mapping[Side, Side] = {"buy": "sell", "sell": "buy"}
 
 
-class _Snapshot(msgspec.Struct, tag="snapshot"):
-    product_id: str
-    bids: list[tuple[str, str]]
-    asks: list[tuple[str, str]]
-    time: str | None = None
-
-
-class _Update(msgspec.Struct, tag="l2update"):
-    product_id: str
-    changes: list[tuple[Literal["buy", "sell"], str, str]]
-    time: str
-
-
-class _Match(msgspec.Struct, tag="match"):
-    product_id: str
-    trade_id: Number
-    side: Side
-    price: str
-    size: str
-    time: str
-
-
-class _LastMatch(msgspec.Struct, tag="last_match"):
-    product_id: str
-    trade_id: Number
-
-
-class _Ticker(msgspec.Struct, tag="ticker"):
-    product_id: str
-    price: str
-    open_24h: str | None = None
-    high_24h: str | None = None
-    low_24h: str | None = None
-    volume_24h: str | None = None
-    best_bid: str | None = None
-    best_ask: str | None = None
-    time: str | None = None
-
-
-class _Heartbeat(msgspec.Struct, tag="heartbeat"):
-    product_id: str
-    last_trade_id: Number
-    time: str
-
-
-class _Subscriptions(msgspec.Struct, tag="subscriptions"):
-    pass
-
-
-class _Error(msgspec.Struct, tag="error"):
-    message: str = ""
-    reason: str = ""
-
-
-class _Type(msgspec.Struct):
-    type: str
-
-
-class _Product(msgspec.Struct):
-    id: str
-    base_currency: str
-    quote_currency: str
-    base_increment: str
-    quote_increment: str
-    status: str = "online"
-    trading_disabled: bool = False
-
-
-_decode = msgspec.json.Decoder(
-    _Snapshot | _Update | _Match | _LastMatch | _Ticker | _Heartbeat | _Subscriptions | _Error
-).decode
-_decode_type = msgspec.json.Decoder(_Type).decode
-_decode_products = msgspec.json.Decoder(list[_Product]).decode
 _encode = msgspec.json.Encoder().encode
 
 
@@ -149,26 +87,11 @@ class Coinbase(ChannelAdapter):
 
     @classmethod
     def instruments(cls, bodies: Sequence[bytes]) -> list[Instrument]:
-        try:
-            products = [product for body in bodies for product in _decode_products(body)]
-        except (ValueError, RecursionError) as e:
-            raise BadPayload(cls.name, bodies[0] if bodies else b"", str(e)) from e
-        return [
-            cls.spot(
-                one.id,
-                one.base_currency,
-                one.quote_currency,
-                price_step=one.quote_increment,
-                size_step=one.base_increment,
-                state=_state(one),
-            )
-            for one in products
-        ]
+        return read_spot(cls.name, bodies)
 
     @classmethod
     def instrument(cls, native: str) -> Instrument | None:
-        base, _, quote = native.partition("-")
-        return cls.spot(native, base, quote) if base and quote else None
+        return name_spot(cls.name, native)
 
     @classmethod
     def streams(cls, instrument: Instrument, kinds: Collection[str]) -> list[Stream]:
@@ -213,23 +136,23 @@ class Coinbase(ChannelAdapter):
 
     def parse(self, frame: bytes, recv: int) -> Iterable[Output]:
         try:
-            match _decode(frame):
-                case _Update() as update:
+            match decode(frame):
+                case Update() as update:
                     return self._update(update, recv)
-                case _Match() as match:
+                case Match() as match:
                     return self._match(match, recv)
-                case _Ticker() as ticker:
+                case TickerFields() as ticker:
                     return self._ticker(ticker, recv)
-                case _Heartbeat() as heartbeat:
+                case Heartbeat() as heartbeat:
                     return self._heartbeat(heartbeat, recv)
-                case _Snapshot() as snapshot:
+                case Snapshot() as snapshot:
                     return self._snapshot(snapshot, recv)
-                case _LastMatch() as match:
+                case LastMatch() as match:
                     # A trade of before we came: not emitted, but what follows it counts from it.
                     ids = self._ids.get(match.product_id)
                     if ids is not None and ids.last is None:
                         ids.last = match.trade_id
-                case _Error() as error:
+                case Error() as error:
                     return self._error(error)
         except (ValueError, RecursionError) as e:
             if self._is_ignored(frame):
@@ -245,11 +168,11 @@ class Coinbase(ChannelAdapter):
 
     def _is_ignored(self, frame: bytes) -> bool:
         try:
-            return _decode_type(frame).type in self.ignored
+            return decode_type(frame).type in self.ignored
         except (ValueError, RecursionError):
             return False
 
-    def _snapshot(self, snapshot: _Snapshot, recv: int) -> Sequence[Output]:
+    def _snapshot(self, snapshot: Snapshot, recv: int) -> Sequence[Output]:
         native = snapshot.product_id
         book = find(self._books, native)
         bids, asks = levels(snapshot.bids), levels(snapshot.asks)
@@ -259,7 +182,7 @@ class Coinbase(ChannelAdapter):
             return out + book.lost("snapshot", recv, partial(self.resync, native))
         return out + book.feed.restart(ts, recv)
 
-    def _update(self, update: _Update, recv: int) -> Sequence[Output]:
+    def _update(self, update: Update, recv: int) -> Sequence[Output]:
         native, ts = update.product_id, micros(update.time)
         book = find(self._books, native)
         bids = levels((price, size) for side, price, size in update.changes if side == "buy")
@@ -272,7 +195,7 @@ class Coinbase(ChannelAdapter):
             return out + book.lost("crossed", recv, partial(self.resync, native))
         return out + events
 
-    def _match(self, match: _Match, recv: int) -> Sequence[Output]:
+    def _match(self, match: Match, recv: int) -> Sequence[Output]:
         find(self._topics, match.product_id)
         price, size, ts = decimal(match.price), decimal(match.size), micros(match.time)
         out = [*self._pacer.advance(ts)]
@@ -286,7 +209,7 @@ class Coinbase(ChannelAdapter):
         out.append(Trade(ids.topic, 0, ts, recv, 0, str(match.trade_id), price, size, side))
         return out
 
-    def _heartbeat(self, beat: _Heartbeat, recv: int) -> Sequence[Output]:
+    def _heartbeat(self, beat: Heartbeat, recv: int) -> Sequence[Output]:
         """Declare lost what the heartbeat before knew of and what still has not come."""
         find(self._topics, beat.product_id)
         out = [*self._pacer.advance(micros(beat.time))]
@@ -298,7 +221,7 @@ class Coinbase(ChannelAdapter):
             ids.last = known
         return out
 
-    def _ticker(self, ticker: _Ticker, recv: int) -> list[Output]:
+    def _ticker(self, ticker: TickerFields, recv: int) -> list[Output]:
         topic = find(self._topics, ticker.product_id).get("ticker")
         ts = micros(ticker.time) if ticker.time else None
         last, volume = decimal(ticker.price), _optional(ticker.volume_24h)
@@ -309,7 +232,7 @@ class Coinbase(ChannelAdapter):
             out.append(Ticker(topic, 0, ts, recv, 0, last, *day, volume, None, *best))
         return out
 
-    def _error(self, error: _Error) -> list[Output]:
+    def _error(self, error: Error) -> list[Output]:
         """Find out what was refused and ask for the rest: one bad product fails them all."""
         reason = f"{error.message}: {error.reason}"
         words = set(re.findall(r"[\w-]+", error.reason))
@@ -319,9 +242,3 @@ class Coinbase(ChannelAdapter):
         self._asked = tuple(one for one in self._asked if one not in guilty)
         out: list[Output] = [Refused(guilty, reason)]
         return [*out, _request("subscribe", self._asked)] if self._asked else out
-
-
-def _state(product: _Product) -> str:
-    if product.status != "online":
-        return product.status.lower()
-    return "disabled" if product.trading_disabled else "trading"

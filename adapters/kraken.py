@@ -1,35 +1,38 @@
 """Kraken spot, WebSocket v2. Pure.
 
-Source: docs.kraken.com, spot-websocket-v2 and book-checksum-v2. Prices and quantities are bare JSON
-numbers whose very digits enter the book's CRC32, so they are taken as raw text. The checksum comes
-with every book message and is the only proof there is: after a wrong one that symbol alone is
-subscribed afresh. Trade ids are consecutive per symbol. Each symbol is acknowledged on its own, and
-its ack says the depth that is served.
+Source: docs.kraken.com, spot-websocket-v2 and book-checksum-v2. A checksum comes with every book
+message and is the only proof there is: after a wrong one that symbol alone is subscribed afresh.
+Trade ids are consecutive per symbol. Each symbol is acknowledged on its own, and its ack says the
+depth that is served.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
-from functools import lru_cache, partial
+from functools import partial
 from itertools import chain
-from zlib import crc32
 
 import msgspec
 
-from adapters.base import (
-    Leave,
-    Limits,
-    Output,
-    Plan,
-    Refused,
-    Send,
-    Stream,
-)
+from adapters.base import Leave, Limits, Output, Plan, Refused, Send, Stream
 from adapters.book import DepthPacer
 from adapters.channels import BookStream, ChannelAdapter, TradeIds, find
-from adapters.text import Number, decimal, micros
+from adapters.kraken_frames import (
+    Frame,
+    checksum,
+    decode,
+    decode_books,
+    decode_tickers,
+    decode_trades,
+    is_snapshot,
+    levels,
+    number,
+    price_or_none,
+)
+from adapters.kraken_listing import name_spot, read_spot
+from adapters.text import micros
 from feed.errors import BadPayload
-from feed.models import Instrument, Level, Side, Ticker, Trade
+from feed.models import Instrument, Ticker, Trade
 
 #: Of 10, 25, 100, 500 and 1,000: the checksum proves the best 10 alone, ``depth`` wants 20, and
 #: what lies deeper than 100 costs a long snapshot of levels that nothing proves.
@@ -38,115 +41,10 @@ BOOK_DEPTH = 100
 DEFAULT_DEPTH = 10
 #: Symbols a subscribe frame.
 SYMBOLS_PER_FRAME = 50
-#: What REST calls otherwise than WebSocket v2.
-ASSETS = {"XBT": "BTC", "XDG": "DOGE"}
 #: Channel -> the kinds it feeds.
 FEEDS = {"book": ("book", "depth", "quote"), "trade": ("trade",), "ticker": ("ticker",)}
 
-
-class _Frame(msgspec.Struct):
-    """Data (``channel``) or the reply to a request (``method``)."""
-
-    channel: str = ""
-    type: str = ""
-    data: msgspec.Raw = msgspec.Raw(b"[]")
-    method: str = ""
-    success: bool = True
-    error: str | None = None
-    symbol: str | None = None
-    req_id: int | None = None
-    result: _Served | None = None
-
-
-class _Served(msgspec.Struct):
-    channel: str
-    symbol: str | None = None
-    depth: int | None = None
-
-
-class _Level(msgspec.Struct, gc=False):
-    price: msgspec.Raw
-    qty: msgspec.Raw
-
-
-class _Book(msgspec.Struct, gc=False):
-    symbol: str
-    bids: list[_Level]
-    asks: list[_Level]
-    checksum: int
-    timestamp: str | None = None
-
-
-class _Trade(msgspec.Struct, gc=False):
-    symbol: str
-    side: Side
-    price: msgspec.Raw
-    qty: msgspec.Raw
-    trade_id: Number
-    timestamp: str
-
-
-_NONE = msgspec.Raw(b"null")
-
-
-class _Ticker(msgspec.Struct, gc=False):
-    symbol: str
-    last: msgspec.Raw = _NONE
-    high: msgspec.Raw = _NONE
-    low: msgspec.Raw = _NONE
-    volume: msgspec.Raw = _NONE
-    bid: msgspec.Raw = _NONE
-    ask: msgspec.Raw = _NONE
-    timestamp: str | None = None
-
-
-class _Pair(msgspec.Struct):
-    pair_decimals: int
-    lot_decimals: int
-    wsname: str = ""
-    status: str = "online"
-    tick_size: str | None = None
-
-
-class _Listing(msgspec.Struct):
-    result: dict[str, _Pair]
-
-
-_decode = msgspec.json.Decoder(_Frame).decode
-_decode_books = msgspec.json.Decoder(list[_Book]).decode
-_decode_trades = msgspec.json.Decoder(list[_Trade]).decode
-_decode_tickers = msgspec.json.Decoder(list[_Ticker]).decode
-_decode_listing = msgspec.json.Decoder(_Listing).decode
 _encode = msgspec.json.Encoder().encode
-
-
-def _number(raw: msgspec.Raw) -> str:
-    return decimal(str(raw, "ascii"))
-
-
-def _price(raw: msgspec.Raw) -> str | None:
-    """Return a ticker's price; a pair without one has 0 or ``null`` there."""
-    text = str(raw, "ascii")
-    return None if text == "null" or not decimal(text).strip("0.") else decimal(text)
-
-
-def _levels(given: Iterable[_Level]) -> list[Level]:
-    return [(_number(level.price), _number(level.qty)) for level in given]
-
-
-@lru_cache(maxsize=1 << 16)
-def _digits(level: Level) -> str:
-    price, qty = level
-    return price.replace(".", "").lstrip("0") + qty.replace(".", "").lstrip("0")
-
-
-def checksum(bids: Iterable[Level], asks: Iterable[Level]) -> int:
-    """Return Kraken's CRC32 of the best 10 levels a side, best first."""
-    return crc32("".join(map(_digits, chain(asks, bids))).encode())
-
-
-def _step(decimals: int) -> str:
-    return f"0.{'0' * (decimals - 1)}1" if decimals > 0 else "1"
 
 
 def _name(channel: str) -> str:
@@ -168,15 +66,9 @@ def _request(method: str, streams: Sequence[Stream], req_id: int) -> Send:
         params["depth"] = _depth(channel)
     elif _name(channel) == "ticker":
         params["event_trigger"] = "trades"  # not at every change of the best price
-    else:
+    elif _name(channel) == "trade":
         params["snapshot"] = False  # the last 50 trades are old news
     return Send(_encode({"method": method, "params": params, "req_id": req_id}).decode())
-
-
-def _is_snapshot(message: _Frame) -> bool:
-    if message.type not in ("snapshot", "update"):
-        raise ValueError(f"neither snapshot nor update: {message.type[:40]!r}")
-    return message.type == "snapshot"
 
 
 class Kraken(ChannelAdapter):
@@ -198,32 +90,11 @@ class Kraken(ChannelAdapter):
 
     @classmethod
     def instruments(cls, bodies: Sequence[bytes]) -> list[Instrument]:
-        try:
-            pairs = [pair for body in bodies for pair in _decode_listing(body).result.values()]
-        except (ValueError, RecursionError) as e:
-            raise BadPayload(cls.name, bodies[0] if bodies else b"", str(e)) from e
-        found = []
-        for pair in pairs:
-            base, slash, quote = pair.wsname.partition("/")
-            if not slash:  # dark pools have no name on the WebSocket
-                continue
-            base, quote = ASSETS.get(base, base), ASSETS.get(quote, quote)
-            found.append(
-                cls.spot(
-                    f"{base}/{quote}",
-                    base,
-                    quote,
-                    price_step=pair.tick_size or _step(pair.pair_decimals),
-                    size_step=_step(pair.lot_decimals),
-                    state="trading" if pair.status == "online" else pair.status.lower(),
-                )
-            )
-        return found
+        return read_spot(cls.name, bodies)
 
     @classmethod
     def instrument(cls, native: str) -> Instrument | None:
-        base, _, quote = native.partition("/")
-        return cls.spot(native, base, quote) if base and quote else None
+        return name_spot(cls.name, native)
 
     @classmethod
     def streams(cls, instrument: Instrument, kinds: Collection[str]) -> list[Stream]:
@@ -272,7 +143,7 @@ class Kraken(ChannelAdapter):
 
     def parse(self, frame: bytes, recv: int) -> Iterable[Output]:
         try:
-            message = _decode(frame)
+            message = decode(frame)
             match message.channel:
                 case "book":
                     return self._book_messages(message, recv)
@@ -301,17 +172,17 @@ class Kraken(ChannelAdapter):
         topics, depth = self._topics[stream.native], _depth(stream.channel)
         return BookStream(stream, topics, depth, self._pacer, truncate=True)
 
-    def _book_messages(self, message: _Frame, recv: int) -> list[Output]:
-        is_snapshot = _is_snapshot(message)
+    def _book_messages(self, message: Frame, recv: int) -> list[Output]:
+        is_start = is_snapshot(message)
         given = [
             (
                 find(self._books, one.symbol),
-                _levels(one.bids),
-                _levels(one.asks),
+                levels(one.bids),
+                levels(one.asks),
                 one.checksum,
                 micros(one.timestamp) if one.timestamp else None,
             )
-            for one in _decode_books(message.data)
+            for one in decode_books(message.data)
         ]
         out: list[Output] = []
         for book, bids, asks, proof, ts in given:
@@ -319,7 +190,7 @@ class Kraken(ChannelAdapter):
             if ts is not None:
                 out += self._pacer.advance(ts)
             events, is_proven = list[Output](), False
-            if is_snapshot:
+            if is_start:
                 is_proven = book.start(bids, asks) and checksum(*feed.book.top(10)) == proof
                 events = feed.restart(ts, recv) if is_proven else []
             elif feed.is_live:
@@ -330,11 +201,11 @@ class Kraken(ChannelAdapter):
             out += events
         return out
 
-    def _trades(self, message: _Frame, recv: int) -> list[Output]:
-        is_snapshot = _is_snapshot(message)
+    def _trades(self, message: Frame, recv: int) -> list[Output]:
+        is_start = is_snapshot(message)
         trades = [
-            (one, _number(one.price), _number(one.qty), micros(one.timestamp))
-            for one in _decode_trades(message.data)
+            (one, number(one.price), number(one.qty), micros(one.timestamp))
+            for one in decode_trades(message.data)
             if find(self._topics, one.symbol)
         ]
         out: list[Output] = []
@@ -342,7 +213,7 @@ class Kraken(ChannelAdapter):
             ids = self._ids.get(one.symbol)
             missing = ids.reach(one.trade_id) if ids is not None else None
             # A snapshot's trades happened before we came: not emitted, but counted on from.
-            if ids is None or missing is None or is_snapshot:
+            if ids is None or missing is None or is_start:
                 continue
             out += self._pacer.advance(ts)
             if missing:
@@ -350,21 +221,25 @@ class Kraken(ChannelAdapter):
             out.append(Trade(ids.topic, 0, ts, recv, 0, str(one.trade_id), price, size, one.side))
         return out
 
-    def _tickers(self, message: _Frame, recv: int) -> list[Output]:
-        _is_snapshot(message)
+    def _tickers(self, message: Frame, recv: int) -> list[Output]:
+        is_snapshot(message)
         out: list[Output] = []
-        for one in _decode_tickers(message.data):
+        for one in decode_tickers(message.data):
             topic = find(self._topics, one.symbol).get("ticker")
             ts = micros(one.timestamp) if one.timestamp else None
-            last, high, low = _price(one.last), _price(one.high), _price(one.low)
-            bid, ask = _price(one.bid), _price(one.ask)
-            volume = None if str(one.volume, "ascii") == "null" else _number(one.volume)
+            last, high, low = (
+                price_or_none(one.last),
+                price_or_none(one.high),
+                price_or_none(one.low),
+            )
+            bid, ask = price_or_none(one.bid), price_or_none(one.ask)
+            volume = None if str(one.volume, "ascii") == "null" else number(one.volume)
             if topic is None or (last is None and bid is None and ask is None):
                 continue  # not asked for, or a pair that nobody ever traded
             out.append(Ticker(topic, 0, ts, recv, 0, last, None, high, low, volume, None, bid, ask))
         return out
 
-    def _replied(self, reply: _Frame) -> Sequence[Output]:
+    def _replied(self, reply: Frame) -> Sequence[Output]:
         """Take an ack: trust the depth it says. Take note of what is refused."""
         if reply.method != "subscribe":
             return ()
@@ -378,7 +253,7 @@ class Kraken(ChannelAdapter):
                 self._books[stream.native] = self._book(stream)
         return ()
 
-    def _refused(self, reply: _Frame) -> Output:
+    def _refused(self, reply: Frame) -> Output:
         reason = reply.error or "no reason given"
         if "msg rate" in reason.lower():
             return Leave("rate_limited")

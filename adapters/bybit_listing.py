@@ -1,0 +1,141 @@
+"""Bybit's instruments: its listings, and its symbols read without one. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+
+import msgspec
+from msgspec.structs import replace
+
+from adapters.bybit_frames import from_millis
+from adapters.channels import spot
+from feed.errors import BadPayload
+from feed.models import Instrument
+from feed.topics import symbol_text
+
+#: Quote assets of spot; longer ones first.
+_QUOTES = (
+    "RLUSD USDT USDC USDE USD1 XUSD USDQ USDR EUR BTC ETH SOL BRL GBP AED PLN TRY MNT DAI USD"
+).split()
+#: ``BTCUSDT-25DEC26`` settles in USDT, ``BTC-25DEC26`` in USDC.
+_DATED = re.compile(r"([A-Z0-9]+?)(USDT)?-([0-9]{1,2}[A-Z]{3}[0-9]{2})").fullmatch
+
+
+class _PriceFilter(msgspec.Struct):
+    tick_size: str = msgspec.field(name="tickSize")
+
+
+class _LotFilter(msgspec.Struct, rename="camel"):
+    base_precision: str | None = None
+    qty_step: str | None = None
+
+
+class _Listed(msgspec.Struct, rename="camel"):
+    symbol: str
+    status: str
+    base_coin: str
+    quote_coin: str
+    price_filter: _PriceFilter
+    lot_size_filter: _LotFilter
+    delivery_time: str = "0"
+
+    @property
+    def expiry(self) -> int | None:
+        return from_millis(self.delivery_time)
+
+
+class _Listing(msgspec.Struct):
+    instruments: list[_Listed] = msgspec.field(name="list")
+
+
+class _Answer(msgspec.Struct):
+    result: _Listing
+
+
+_decode = msgspec.json.Decoder(_Answer).decode
+
+
+def _read(exchange: str, bodies: Sequence[bytes]) -> Iterator[_Listed]:
+    for body in bodies:
+        try:
+            yield from _decode(body).result.instruments
+        except (ValueError, RecursionError) as e:
+            raise BadPayload(exchange, body, str(e)[:200]) from e
+
+
+def read_spot(exchange: str, bodies: Sequence[bytes]) -> list[Instrument]:
+    """Read ``instruments-info`` of spot.
+
+    Raises:
+        BadPayload: Something else.
+    """
+    return [
+        spot(
+            exchange,
+            one.symbol,
+            one.base_coin,
+            one.quote_coin,
+            price_step=one.price_filter.tick_size,
+            size_step=one.lot_size_filter.base_precision,
+            state=one.status.lower(),
+        )
+        for one in _read(exchange, bodies)
+    ]
+
+
+def read_linear(exchange: str, bodies: Sequence[bytes]) -> list[Instrument]:
+    """Read ``instruments-info`` of linear.
+
+    Raises:
+        BadPayload: Something else.
+    """
+    return [
+        replace(
+            _contract(exchange, one.symbol, one.base_coin, one.quote_coin, one.expiry),
+            price_step=one.price_filter.tick_size,
+            size_step=one.lot_size_filter.qty_step,
+            state=one.status.lower(),
+        )
+        for one in _read(exchange, bodies)
+    ]
+
+
+def name_spot(exchange: str, native: str) -> Instrument | None:
+    """Name ``BTCUSDT`` by the quote assets we know; None for others."""
+    quote = next((one for one in _QUOTES if native.endswith(one) and native != one), None)
+    return spot(exchange, native, native.removesuffix(quote), quote) if quote else None
+
+
+def name_linear(exchange: str, native: str) -> Instrument | None:
+    """Name ``BTCUSDT``, ``BTCPERP`` (USDC) and dated futures; None for others."""
+    if dated := _DATED(native):
+        base, quote, date = dated.groups()
+        try:
+            # Futures deliver at 08:00 UTC.
+            day = datetime.strptime(date, "%d%b%y").replace(hour=8, tzinfo=UTC)
+        except ValueError:
+            return None
+        expiry = int(day.timestamp()) * 1_000_000
+        return _contract(exchange, native, base, quote or "USDC", expiry)
+    for ending, quote in (("USDT", "USDT"), ("PERP", "USDC")):
+        if native.endswith(ending) and native != ending:
+            return _contract(exchange, native, native.removesuffix(ending), quote, None)
+    return None
+
+
+def _contract(exchange: str, native: str, base: str, quote: str, expiry: int | None) -> Instrument:
+    """Return a contract that settles in its quote; a perpetual without ``expiry`` (µs)."""
+    day = None if expiry is None else datetime.fromtimestamp(expiry // 1_000_000, UTC)
+    ending = "PERP" if day is None else f"{day:%Y%m%d}"
+    return Instrument(
+        exchange=exchange,
+        symbol=f"{symbol_text(base)}-{symbol_text(quote)}-{ending}",
+        native=native,
+        type="perpetual" if expiry is None else "future",
+        base=base,
+        quote=quote,
+        settle=quote,
+        expiry=expiry,
+    )
