@@ -8,7 +8,7 @@ emitted follows from the updates and the snapshot alone, never from when the sna
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Annotated, NamedTuple, TypeAlias
 
 import msgspec
@@ -16,8 +16,7 @@ from msgspec import Meta
 
 from adapters.base import Fetch, Output
 from adapters.book import Book, BookFeed, DepthPacer, Numbers
-from adapters.text import decimal
-from feed.models import Level
+from adapters.text import levels
 
 #: Binance's milliseconds; as µs they stay below 2^53.
 Millis: TypeAlias = Annotated[int, Meta(ge=0, le=9_007_199_254_740)]
@@ -68,7 +67,7 @@ class _Snapshot(msgspec.Struct, gc=False):
 
 # A second decoding into numbers gives the keys the levels are ordered by, and refuses every text
 # that is not a JSON number, in C: 3 µs for 36 levels, where a regular expression takes 7 and
-# ``float`` alone 3. What it lets pass that we refuse has a letter or a sign in it.
+# ``float`` alone 3. What it lets pass and we do not has a letter or a sign in it.
 _decode_update = msgspec.json.Decoder(_UpdateFrame).decode
 _decode_amounts = msgspec.json.Decoder(_AmountsFrame, strict=False).decode
 _decode_snapshot = msgspec.json.Decoder(_Snapshot).decode
@@ -150,9 +149,7 @@ class DiffBook:
             ValueError: It cannot be understood.
         """
         snapshot = _decode_snapshot(body)
-        sides = snapshot.bids, snapshot.asks
-        for side in sides:
-            _check(side)
+        sides = levels(snapshot.bids), levels(snapshot.asks)
         bids, asks = (len(side) < WINDOW and len(side) not in _CUTS for side in sides)
         book = Book(WINDOW)
         book.replace(*sides, complete=(bids, asks))
@@ -182,9 +179,10 @@ class DiffBook:
         # With these letters, in this order, the last frame was found to be in order.
         letters = frame.translate(None, _NUMERIC)
         if letters != self._letters:
-            _check(update.b)
-            _check(update.a)
-            self._letters = letters
+            bids, asks = levels(update.b), levels(update.a)
+            if bids == update.b and asks == update.a:
+                self._letters = letters
+            update.b, update.a = bids, asks
         return update, (amounts.b, amounts.a)
 
     def _follows(self, update: _Update) -> bool:
@@ -272,9 +270,3 @@ class DiffBook:
         self._held = self._answer = None
         self._feed.book = answer.book
         return self._feed.restart(ts, recv)
-
-
-def _check(levels: Iterable[Level]) -> None:
-    for price, size in levels:
-        if decimal(price) != price or decimal(size) != size:
-            raise ValueError("an exponent")  # written out it would not be the exchange's text

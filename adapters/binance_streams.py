@@ -42,8 +42,15 @@ class _Trade(msgspec.Struct, gc=False):
     m: bool
 
 
-class _AggTrade(_Trade, gc=False, rename={"t": "a"}):
+class _AggTrade(msgspec.Struct, gc=False):
     """Fills of one taker order at one price, with ids of their own."""
+
+    s: str
+    p: str
+    q: str
+    T: Millis
+    m: bool
+    t: Id = msgspec.field(name="a")
 
 
 class _BookTicker(msgspec.Struct, gc=False):

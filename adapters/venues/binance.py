@@ -1,4 +1,4 @@
-"""Binance's side of its protocol, spot and futures, for the fake exchange that serves a tape. Pure."""
+"""Binance's side of its protocol, spot and futures, for the fake that serves a tape. Pure."""
 
 from __future__ import annotations
 
@@ -110,9 +110,10 @@ class BinanceVenue(Venue):
     def rest_key_of(self, line: TapeLine) -> str | None:
         if line.url is not None:
             return self.rest_key(line.url)
-        if line.raw is None or '"lastUpdateId"' not in line.raw[:200] or len(self._books) != 1:
-            return None
-        return f"depth:{next(iter(self._books))}"
+        head = "" if line.raw is None else line.raw[:200]
+        if '"lastUpdateId"' in head and len(self._books) == 1:
+            return f"depth:{next(iter(self._books))}"
+        return "listing" if '"serverTime"' in head else None
 
 
 class BinanceUsdmVenue(BinanceVenue):

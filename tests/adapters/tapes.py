@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,7 +17,7 @@ REPO = Path(__file__).parents[2]
 CAPTURES = REPO.parent / "shared" / "captures"
 
 
-def captures(exchange: str, pattern: str = "*.jsonl.gz") -> list[object]:
+def captures(exchange: str, pattern: str = "*.jsonl.gz") -> list[Any]:
     """Return the exchange's recordings as test parameters; one that skips if there are none."""
     found = sorted((CAPTURES / exchange).glob(pattern))
     if not found:

@@ -81,8 +81,8 @@ def test_deltas_applied_to_the_window_give_the_true_book(
                 side.horizon = float(side.ordered()[-1][0])
     shown = tuple(map(dict, book.window()))
     for update in updates:
-        once = tuple(list({price: (price, size) for price, size in u}.values()) for u in update)
-        deltas = book.apply(*once)
+        once = [list({price: (price, size) for price, size in u}.values()) for u in update]
+        deltas = book.apply(once[0], once[1])
         for i in (0, 1):
             true[i].apply(once[i], keep)
             shown_after(shown[i], deltas[i])

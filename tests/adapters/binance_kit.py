@@ -1,0 +1,88 @@
+"""What the tests of the Binance adapters share."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Collection
+from pathlib import Path
+from typing import Any, TypeVar
+
+from adapters import tape
+from adapters.base import Fetch, Output, Plan, Stream, TapeLine
+from adapters.binance import Binance, BinanceUsdm
+from adapters.venues.binance import BinanceUsdmVenue, BinanceVenue
+
+PAYLOADS = Path(__file__).parents[1] / "payloads" / "binance"
+
+T = TypeVar("T")
+AnyBinance = type[Binance] | type[BinanceUsdm]
+
+
+def adapter(
+    cls: AnyBinance, streams: Collection[Stream], kinds: Collection[str] = ()
+) -> Binance | BinanceUsdm:
+    """Return an adapter for one connection that carries all these streams."""
+    instruments = {}
+    for native in {stream.native for stream in streams}:
+        instrument = cls.instrument(native)
+        assert instrument is not None, native
+        instruments[native] = instrument
+    return cls(Plan("/stream", tuple(streams), instruments), kinds or cls.kinds)
+
+
+def one(cls: AnyBinance, *channels: str, native: str = "BTCUSDT") -> Binance | BinanceUsdm:
+    return adapter(cls, [Stream(channel, native) for channel in channels])
+
+
+class Tape:
+    """A recording, read as the fake exchange reads it."""
+
+    def __init__(self, cls: AnyBinance, path: Path) -> None:
+        lines = list(tape.read(path))
+        venue = BinanceUsdmVenue() if cls is BinanceUsdm else BinanceVenue()
+        for line in lines:
+            venue.scan(line)
+        received = [line for line in lines if line.dir == "in"]
+        self.cls = cls
+        self.frames = [tape.body(line) for line in received]
+        self.streams = sorted(
+            {stream for line in received if (stream := venue.stream_of(line))},
+            key=lambda stream: (stream.native, stream.channel),
+        )
+        self.bodies = {
+            venue.rest_key_of(line) or "": tape.body(line) for line in lines if line.dir == "rest"
+        }
+
+    def adapter(self) -> Binance | BinanceUsdm:
+        return adapter(self.cls, self.streams)
+
+    def rest(self) -> Callable[[Fetch], bytes | None]:
+        """Return what answers fetches: every body once, as the fake exchange does."""
+        left = dict(self.bodies)
+        return lambda fetch: left.pop(fetch.key, None)
+
+    def payloads(self, *channels: str) -> list[dict[str, Any]]:
+        """Return the payloads of these channels, as plain JSON."""
+        found = (json.loads(frame) for frame in self.frames)
+        return [
+            frame["data"]
+            for frame in found
+            if "stream" in frame and frame["stream"].split("@")[1] in channels
+        ]
+
+
+def wrapped(stream: str, **data: object) -> bytes:
+    return json.dumps({"stream": stream, "data": data}, separators=(",", ":")).encode()
+
+
+def answer(update_id: int, bids: list[list[str]], asks: list[list[str]]) -> bytes:
+    body = {"lastUpdateId": update_id, "bids": bids, "asks": asks}
+    return json.dumps(body, separators=(",", ":")).encode()
+
+
+def only(kind: type[T], outputs: Collection[Output]) -> list[T]:
+    return [output for output in outputs if isinstance(output, kind)]
+
+
+def line(raw: str, direction: str = "in") -> TapeLine:
+    return TapeLine(dir=direction, raw=raw)
