@@ -1,0 +1,1 @@
+"""Benches: units of real work over real processes and sockets; figures are kept in RESULTS.md."""

@@ -1,0 +1,265 @@
+"""Child process: the load client. Raw sockets that count bytes; a few that decode everything.
+
+Counting costs under a microsecond a read, so that the client is not what is measured. Since every
+entry has the same bytes for everybody, bytes are proof: one missing entry, or one word too many
+(a ``gap``, a status), and a client's total differs from what was published to its topics.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import resource
+import sys
+import time
+from collections.abc import Iterator
+from typing import cast
+
+import msgspec
+import uvloop
+
+from bench.histogram import Histogram
+from bench.processes import Message, answer, say
+from feed.encoding import Opcode, frame
+
+_AT_ONCE = 50
+_LAG_EVERY_S = 0.01
+_REQUEST = (
+    "GET /v1/ws HTTP/1.1\r\nHost: {}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+)
+
+
+class _Said(msgspec.Struct):
+    """The fields of anything the server says that matter here."""
+
+    type: str
+    topic: str = ""
+    seq: int | None = None
+    pub: int = 0
+
+
+_decode = msgspec.json.Decoder(_Said).decode
+
+
+def masked(text: str) -> bytes:
+    """Return a client's text frame, with the one mask that changes nothing."""
+    plain = frame(Opcode.TEXT, text.encode())
+    head = 2 if plain[1] < 126 else 4 if plain[1] == 126 else 10
+    return bytes((plain[0], plain[1] | 0x80)) + plain[2:head] + bytes(4) + plain[head:]
+
+
+def frames(data: bytes) -> Iterator[tuple[bytes, int]]:
+    """Yield each whole frame's payload and the offset after it."""
+    at, end = 0, len(data)
+    while end - at >= 2:
+        n, head = data[at + 1], 2
+        if n >= 126:
+            head = 4 if n == 126 else 10
+            if end - at < head:
+                return
+            n = int.from_bytes(data[at + 2 : at + head], "big")
+        if end - at < head + n:
+            return
+        at += head + n
+        yield data[at - n : at], at
+
+
+class Counting(asyncio.Protocol):
+    """A client that only counts.
+
+    Attributes:
+        bytes, reads: Since it had everything it subscribed to.
+    """
+
+    def __init__(self) -> None:
+        self.bytes = 0
+        self.reads = 0
+        self.lost: str | None = None
+
+    def data_received(self, data: bytes) -> None:
+        self.bytes += len(data)
+        self.reads += 1
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.lost = str(exc or "closed by the server")
+
+
+class Decoding(Counting):
+    """A client that looks at everything.
+
+    Attributes:
+        counts: Topic -> entries received.
+        disorder: Entries that did not follow the one before in their topic.
+        latency: From ``pub`` to here, µs, of entries published within ``window`` (µs).
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.window = (0, 0)
+        self.counts: dict[str, int] = {}
+        self.disorder = 0
+        self.latency = Histogram()
+        self._last: dict[str, int] = {}
+        self._rest = b""
+
+    def data_received(self, data: bytes) -> None:
+        now = time.time_ns() // 1000
+        super().data_received(data)
+        data = self._rest + data
+        whole = list(frames(data))
+        for payload, _ in whole:
+            said = _decode(payload)
+            if said.seq is None or said.type in ("snapshot", "status"):
+                continue
+            self.counts[said.topic] = self.counts.get(said.topic, 0) + 1
+            last = self._last.get(said.topic)
+            self._last[said.topic] = said.seq
+            if last is not None and said.seq != last + 1:
+                self.disorder += 1
+            if self.window[0] <= said.pub < self.window[1]:
+                self.latency.add(now - said.pub)
+        self._rest = data[whole[-1][1] :] if whole else data
+
+
+class Joining(asyncio.Protocol):
+    """Connects, subscribes, and hands the socket to ``then`` once it has been told ``synced``."""
+
+    def __init__(self, command: str | None, then: Counting) -> None:
+        self.joined: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._command = command
+        self._then = then
+        self._data = b""
+        self._is_open = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's is a class of its own
+        host = "{}:{}".format(*transport.get_extra_info("peername")[:2])
+        self._transport.write(_REQUEST.format(host).encode())
+
+    def data_received(self, data: bytes) -> None:
+        self._data += data
+        if not self._is_open:
+            head, end, rest = self._data.partition(b"\r\n\r\n")
+            if not end:
+                return
+            if not head.startswith(b"HTTP/1.1 101 "):
+                self._fail(f"refused: {head[:80]!r}")
+                return
+            self._data, self._is_open = rest, True
+            if self._command is not None:
+                self._transport.write(masked(self._command))
+        at = 0
+        for payload, at in frames(self._data):
+            said = _decode(payload).type
+            if said == "synced" or (said == "welcome" and self._command is None):
+                self._transport.set_protocol(self._then)
+                if rest := self._data[at:]:
+                    self._then.data_received(rest)
+                if not self.joined.done():
+                    self.joined.set_result(None)
+                return
+            if said == "error":
+                self._fail(payload.decode())
+                return
+        self._data = self._data[at:]
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._fail(str(exc or "closed by the server"))
+
+    def _fail(self, reason: str) -> None:
+        if not self.joined.done():
+            self.joined.set_exception(ConnectionError(reason))
+
+
+class Fleet:
+    """All clients of this process, and the commands of the parent."""
+
+    def __init__(self) -> None:
+        self._clients: list[Counting] = []
+        self._base: list[tuple[int, int]] = []
+        self._lag = Histogram()
+        self._worst_lag = asyncio.get_running_loop().create_task(self._watch())
+
+    async def connect(self, message: Message) -> Message:
+        """Connect one client a command (None: it subscribes to nothing).
+
+        ``decode_every``: each so many-th client decodes.
+        """
+        started = time.perf_counter()
+        slots = asyncio.Semaphore(_AT_ONCE)
+        loop = asyncio.get_running_loop()
+        every = message.get("decode_every", 0)
+
+        async def one(i: int, command: str | None) -> Counting:
+            client = Decoding() if every and i % every == 0 else Counting()
+            async with slots:
+                _, joining = await loop.create_connection(
+                    lambda: Joining(command, client), "127.0.0.1", message["port"]
+                )
+                await joining.joined
+            return client
+
+        commands = message["commands"]
+        self._clients += await asyncio.gather(*(one(i, c) for i, c in enumerate(commands)))
+        return {"seconds": time.perf_counter() - started}
+
+    async def base(self, message: Message) -> Message:
+        """Count from here; measure the latency of what is published within ``window``."""
+        self._base = [(client.bytes, client.reads) for client in self._clients]
+        for client in self._clients:
+            if isinstance(client, Decoding):
+                client.window = tuple(message["window"])
+        return {}
+
+    async def mark(self, message: Message) -> Message:
+        """Return what came so far, in all, and what it cost this process."""
+        used = resource.getrusage(resource.RUSAGE_SELF)
+        lag, self._lag = self._lag, Histogram()
+        return {
+            "at": time.perf_counter(),
+            "bytes": sum(client.bytes for client in self._clients),
+            "reads": sum(client.reads for client in self._clients),
+            "base_bytes": sum(size for size, _ in self._base),
+            "cpu_s": used.ru_utime + used.ru_stime,
+            "lag_p99_us": lag.percentile(99),
+        }
+
+    async def result(self, message: Message) -> Message:
+        """Return what each client has got since ``base``."""
+        decoding = [client for client in self._clients if isinstance(client, Decoding)]
+        latency = Histogram().merge(client.latency for client in decoding)
+        return {
+            "bytes": [
+                client.bytes - base
+                for client, (base, _) in zip(self._clients, self._base, strict=True)
+            ],
+            "closed": sorted({client.lost for client in self._clients if client.lost}),
+            "counts": [
+                client.counts if isinstance(client, Decoding) else None for client in self._clients
+            ],
+            "disorder": sum(client.disorder for client in decoding),
+            "latency": latency.dump(),
+        }
+
+    async def _watch(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            due = loop.time() + _LAG_EVERY_S
+            await asyncio.sleep(_LAG_EVERY_S)
+            self._lag.add(round((loop.time() - due) * 1e6))
+
+
+async def _run() -> None:
+    fleet = Fleet()
+    say({"ready": True})
+    commands = (fleet.connect, fleet.base, fleet.mark, fleet.result)
+    await answer({command.__name__: command for command in commands})
+
+
+def main() -> None:
+    assert len(sys.argv) == 2
+    uvloop.run(_run())
+
+
+if __name__ == "__main__":
+    main()
