@@ -1,0 +1,194 @@
+"""What tests of adapters on recorded sessions share, whatever the exchange."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+import msgspec
+from msgspec.structs import replace
+
+from adapters import tape
+from adapters.base import Adapter, Checkpoint, Output, Stream, Venue
+from adapters.book import DEPTH_LEVELS
+from feed.errors import BadPayload
+from feed.models import Book, Depth, Derivative, Gap, Instrument, Level, Quote, Ticker, Trade
+from tests.adapters.tapes import Run, run
+
+T = TypeVar("T")
+#: Both sides of a book, price -> size.
+Sides = tuple[dict[str, str], dict[str, str]]
+PAYLOADS = Path(__file__).parents[1] / "payloads"
+
+
+def only(kind: type[T], outputs: Iterable[object]) -> list[T]:
+    return [output for output in outputs if isinstance(output, kind)]
+
+
+def adapter(
+    cls: type[Adapter], streams: Collection[Stream], kinds: Collection[str] = ()
+) -> Adapter:
+    """Return an adapter for one connection that carries all these streams."""
+    instruments = {}
+    for native in {stream.native for stream in streams}:
+        named = cls.instrument(native)
+        assert named is not None, native
+        instruments[native] = named
+    (plan,) = cls.plan(list(streams), instruments)
+    return cls(plan, kinds or cls.kinds)
+
+
+class Session:
+    """A recording of one exchange, read as the fake exchange reads it.
+
+    Attributes:
+        frames: All frames received on its connections, acks too.
+        streams: Those with data.
+        listed: What its recorded listing lists; empty where it has none.
+    """
+
+    def __init__(self, cls: type[Adapter], venue: Venue, path: Path) -> None:
+        lines = list(tape.read(path))
+        for line in lines:
+            venue.scan(line)
+        paths = {
+            line.conn: urlsplit(line.url).path
+            for line in lines
+            if line.dir == "connect" and line.url
+        }
+        shared = len(set(paths.values())) > 1
+        mine = getattr(cls, "path", "")
+        received = [
+            line
+            for line in lines
+            if line.dir == "in" and not (shared and paths.get(line.conn) != mine)
+        ]
+        self.cls = cls
+        self.frames = [tape.body(line) for line in received]
+        self.streams = sorted(
+            {stream for line in received if (stream := venue.stream_of(line))},
+            key=lambda stream: (stream.native, stream.channel),
+        )
+        bodies = [tape.body(line) for line in lines if venue.rest_key_of(line) == "listing"]
+        self.listed: list[Instrument] = cls.instruments(bodies) if bodies else []
+
+    def adapter(self, kinds: Collection[str] = ()) -> Adapter:
+        return adapter(self.cls, self.streams, kinds)
+
+    def run(self, each: Callable[[bytes, list[Output]], None] = lambda f, o: None) -> Run:
+        return run(self.adapter(), self.frames, each=each)
+
+    def payloads(self) -> list[dict[str, Any]]:
+        """Return the frames as plain JSON, numbers as their own text."""
+        return [json.loads(one, parse_float=str, parse_int=str) for one in self.frames]
+
+
+def published(outputs: Iterable[Output]) -> dict[str, list[bytes]]:
+    """Return what would be published, topic by topic, without the receive times."""
+    found: dict[str, list[bytes]] = defaultdict(list)
+    for output in outputs:
+        event = output.book if isinstance(output, Checkpoint) else output
+        if isinstance(event, Trade | Quote | Book | Depth | Ticker | Derivative | Gap):
+            name = "checkpoint " if isinstance(output, Checkpoint) else ""
+            found[name + event.topic].append(msgspec.json.encode(replace(event, recv=0)))
+    return found
+
+
+def apply(sides: Sides, bids: Iterable[Sequence[str]], asks: Iterable[Sequence[str]]) -> None:
+    """Apply a delta as a client would: by the price's text."""
+    for side, changes in zip(sides, (bids, asks), strict=True):
+        for price, size in changes:
+            side.pop(price, None)
+            if float(size):
+                side[price] = size
+
+
+def best_first(sides: Sides) -> tuple[list[Level], list[Level]]:
+    bids, asks = (list(side.items()) for side in sides)
+    bids.sort(key=lambda level: -float(level[0]))
+    asks.sort(key=lambda level: float(level[0]))
+    return bids, asks
+
+
+def clients_books(outputs: Iterable[Output]) -> dict[str, Sides]:
+    """Return the books a client has in the end; no top of book, depth or quote was crossed."""
+    books: dict[str, Sides] = {}
+    for output in outputs:
+        match output:
+            case Book(topic, snapshot=is_snapshot):
+                if is_snapshot:
+                    books[topic] = (dict(output.bids), dict(output.asks))
+                else:
+                    apply(books[topic], output.bids, output.asks)
+                bids, asks = best_first(books[topic])
+                assert not bids or not asks or float(bids[0][0]) < float(asks[0][0])
+            case Depth():
+                assert max(len(output.bids), len(output.asks)) <= DEPTH_LEVELS
+                if output.bids and output.asks:
+                    assert float(output.bids[0][0]) < float(output.asks[0][0])
+            case Quote():
+                if output.bid is not None and output.ask is not None:
+                    assert float(output.bid) < float(output.ask)
+            case _:
+                pass
+    return books
+
+
+def survives(reader: Adapter, frame: bytes, recv: int) -> list[Output]:
+    """Feed any bytes: outputs or ``BadPayload``, nothing else ever."""
+    try:
+        return list(reader.parse(frame, recv))
+    except BadPayload:
+        return []
+
+
+#: Ways to spoil a frame, beside those that hypothesis finds.
+GARBAGE = [
+    b"",
+    b"null",
+    b"[]",
+    b"{}",
+    b"pong",
+    b"\xff\xfe{}",
+    b'{"type":"no_such_type"}',
+    b'{"channel":"no_such_channel","data":[]}',
+    b'{"topic":"no.such.topic","data":{}}',
+    b"[" * 100_000,
+    b'{"data":' + b"[" * 100_000,
+    b'{"x":' * 50_000 + b"1" + b"}" * 50_000,
+]
+
+
+NONSENSE = (
+    *("NaN", "Infinity", "-1.5", "1e999", "null", "[[[[]]]]"),
+    *('""', '"NaN"', '"-1.5"', '"1e999"', '" 1"', '"1,5"', '"\\u0661"'),
+)
+
+
+def spoiled(frame: bytes) -> list[bytes]:
+    """Return halves of a frame, and the whole with nonsense for its first price."""
+    text = frame.decode()
+    bad = [frame[: len(frame) // 2], frame[:-1], frame + b"}"]
+    for key in ('"price":', '"p":', '"b":[[', '"bids":[[', '["buy",', '["sell",', '"lastPrice":'):
+        before, found, rest = text.partition(key)
+        # Of the last trade before we came only the id is read; an empty last price says none.
+        if not found or "last_match" in before:
+            continue
+        price = rest[: min(rest.index(end) for end in ",]}" if end in rest)]
+        is_optional = key == '"lastPrice":'
+        bad += [
+            f"{before}{found}{value}{rest.removeprefix(price)}".encode()
+            for value in NONSENSE
+            if not (is_optional and value in ('""', "null"))
+        ]
+        break
+    return bad
+
+
+def is_same(text: str | None, value: float | None) -> bool:
+    """Whether another project's number is our text."""
+    return text is None if value is None else text is not None and float(text) == value
