@@ -75,8 +75,12 @@ _NUMERIC = b'0123456789.,:[]{}" \t\r\n'
 
 
 class _Held(NamedTuple):
-    update: _Update
-    numbers: tuple[Numbers, Numbers]
+    """An update that waits: the frame, which is far smaller than what was decoded from it."""
+
+    U: int
+    u: int
+    pu: int | None
+    frame: bytes
     recv: int
     clock: int
 
@@ -130,7 +134,7 @@ class DiffBook:
             self._last = update.u
             out = feed.delta(update.b, update.a, ts, recv, numbers=numbers)
             if self._held is not None:
-                self._held.append(_Held(update, numbers, recv, self._pacer.now))
+                self._hold(update, frame, recv)
                 out += self._refresh()
             elif feed.book.is_thin:
                 out += self._ask()
@@ -138,8 +142,7 @@ class DiffBook:
         out = [*self._pacer.advance(ts), *self._break("sequence", recv)]
         if self._held is None:
             out += self._ask()
-        assert self._held is not None
-        self._held.append(_Held(update, numbers, recv, self._pacer.now))
+        self._hold(update, frame, recv)
         return out + self._join()
 
     def fetched(self, body: bytes, recv: int) -> Sequence[Output]:
@@ -185,7 +188,12 @@ class DiffBook:
             update.b, update.a = bids, asks
         return update, (amounts.b, amounts.a)
 
-    def _follows(self, update: _Update) -> bool:
+    def _hold(self, update: _Update, frame: bytes, recv: int) -> None:
+        assert self._held is not None
+        clock = self._pacer.now
+        self._held.append(_Held(update.U, update.u, update.pu, frame, recv, clock))
+
+    def _follows(self, update: _Update | _Held) -> bool:
         if self._by_previous:
             return update.pu == self._last
         return update.U == self._last + 1
@@ -208,14 +216,14 @@ class DiffBook:
     def _joins(self, answer: _Answer) -> bool:
         """Whether the first held update, which reaches the snapshot, leaves no hole behind it."""
         assert self._held
-        first = self._held[0].update
+        first = self._held[0]
         if self._by_previous:
             return first.U <= answer.id or first.pu == answer.id
         return first.U <= answer.id + 1
 
     def _forget_until(self, answer: _Answer) -> None:
         held = self._held
-        while held and held[0].update.u < answer.id:
+        while held and held[0].u < answer.id:
             held.popleft()
 
     def _join(self) -> list[Output]:
@@ -235,16 +243,17 @@ class DiffBook:
         out = feed.restart(answer.ts, answer.recv, clock=held[0].clock)
         is_first = True
         while held:
-            update, numbers, recv, clock = held[0]
-            if update.u > self._last:
-                if not is_first and not self._follows(update):
-                    out += self._break("sequence", recv)
+            one = held[0]
+            if one.u > self._last:
+                if not is_first and not self._follows(one):
+                    out += self._break("sequence", one.recv)
                     out += self._ask()
                     self._held = held
                     break
-                self._last = update.u
-                ts = update.E * 1000
-                out += feed.delta(update.b, update.a, ts, recv, numbers=numbers, clock=clock)
+                self._last = one.u
+                update, numbers = self._read(one.frame)
+                ts, clock = update.E * 1000, one.clock
+                out += feed.delta(update.b, update.a, ts, one.recv, numbers=numbers, clock=clock)
             is_first = False
             held.popleft()
         out += self._pacer.advance(self._pacer.now)
@@ -262,10 +271,10 @@ class DiffBook:
         elif answer.id != self._last:
             return [] if answer.id > self._last else self._ask()
         ts, recv = answer.ts, answer.recv
-        if self._held:
-            ts, recv = self._held[-1].update.E * 1000, self._held[-1].recv
-        for update, numbers, _, _ in self._held:
-            if update.u > answer.id:
+        for one in self._held:
+            update, numbers = self._read(one.frame)
+            ts, recv = update.E * 1000, one.recv
+            if one.u > answer.id:
                 answer.book.apply(update.b, update.a, numbers)
         self._held = self._answer = None
         self._feed.book = answer.book
