@@ -71,6 +71,7 @@ class Connection:
         self._outbox: asyncio.Queue[str] = asyncio.Queue()
         self._tasks: asyncio.TaskGroup | None = None
         self._fetches: set[asyncio.Task[None]] = set()
+        self._in_flight: set[asyncio.Task[None]] = set()
         self._asked: dict[str, tuple[int, float]] = {}
         self._heard = False
         self._leave: str | None = None
@@ -162,7 +163,9 @@ class Connection:
                 assert self._tasks is not None
                 task = self._tasks.create_task(self._fetch(output))
                 self._fetches.add(task)
+                self._in_flight.add(task)
                 task.add_done_callback(self._fetches.discard)
+                task.add_done_callback(self._in_flight.discard)
             case Send(frame):
                 self._outbox.put_nowait(frame)
             case Health(native, kinds, state, reason):
@@ -212,9 +215,9 @@ class Connection:
             task = asyncio.current_task()
             assert task is not None
             # While it waits its turn it is not in flight: the end of a tape does not wait for it.
-            self._fetches.discard(task)
+            self._in_flight.discard(task)
             await asyncio.sleep(delay(tries, runner.rng, base_s=0.5))
-            self._fetches.add(task)
+            self._in_flight.add(task)
         self._asked[fetch.key] = (tries + 1, loop.time())
         try:
             body = await runner.rest.get(fetch.path)
@@ -236,8 +239,8 @@ class Connection:
 
     async def _finish_fetches(self) -> None:
         """Wait for answers on their way: on the tape they came before its end."""
-        while self._fetches:
-            await asyncio.wait(set(self._fetches))
+        while self._in_flight:
+            await asyncio.wait(set(self._in_flight))
 
     async def _send(self, socket: ClientConnection) -> None:
         loop = asyncio.get_running_loop()
