@@ -115,7 +115,10 @@ class Connection(asyncio.Protocol):
         self._writable.set()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        if exc is not None:
+        refusal = next((one for one in self._replies if isinstance(one, Exception)), None)
+        if refusal is not None:  # said just before the door was shut: too many clients
+            self._reason = str(refusal)
+        elif exc is not None:
             self._reason = f"connection lost: {exc}"
         if not self.lost.done():
             self.lost.set_result(self._reason)
