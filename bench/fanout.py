@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import random
 import sys
 import time
@@ -22,7 +21,17 @@ import msgspec
 
 from bench import report
 from bench.histogram import Histogram
-from bench.processes import BenchError, Child, Cores, Cost, allow_files, cost, pin, rss_bytes
+from bench.processes import (
+    BenchError,
+    Child,
+    Cores,
+    Cost,
+    allow_files,
+    cost,
+    pin,
+    pinned,
+    rss_bytes,
+)
 from feed.bus.embedded import EmbeddedServer
 from feed.errors import ConfigError
 
@@ -315,24 +324,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seconds", type=float, default=10.0)
     parser.add_argument("--warm-up", type=float, default=2.0)
     given = parser.parse_args(arguments)
+    loads = [
+        Load(
+            rate=rate,
+            clients=given.clients,
+            topics=given.topics,
+            symbols=given.symbols,
+            seconds=given.seconds,
+            warm_up_s=given.warm_up,
+            decode_every=max(1, min(100, given.clients // 10)),
+        )
+        for rate in map(int, given.rates.split(","))
+    ]
     rows: list[Row] = []
     try:
         cores = Cores.split()
         facts = report.machine()
         report.heading("fan-out: server on one core, everything else on the others", facts)
-        pin(os.getpid(), cores.others)
-        for rate in map(int, given.rates.split(",")):
-            load = Load(
-                rate=rate,
-                clients=given.clients,
-                topics=given.topics,
-                symbols=given.symbols,
-                seconds=given.seconds,
-                warm_up_s=given.warm_up,
-                decode_every=max(1, given.clients // 10) if given.clients < 1_000 else 100,
-            )
-            report.progress(f"{load.name} …")
-            rows.append(run(load, cores))
+        with pinned(cores.others):
+            for load in loads:
+                report.progress(f"{load.name} …")
+                rows.append(run(load, cores))
     except (BenchError, ConfigError) as e:
         print(f"bench.fanout: {e}", file=sys.stderr)
         return 2

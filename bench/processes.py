@@ -12,7 +12,8 @@ import resource
 import select
 import subprocess
 import sys
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self, TypeAlias
@@ -98,6 +99,17 @@ def pin(pid: int, cores: Collection[int]) -> None:
     """Keep every thread of a process on these cores."""
     for thread in os.listdir(f"/proc/{pid}/task"):
         os.sched_setaffinity(int(thread), cores)
+
+
+@contextmanager
+def pinned(cores: Collection[int]) -> Iterator[None]:
+    """Keep this process on these cores for a while."""
+    before = os.sched_getaffinity(0)
+    pin(os.getpid(), cores)
+    try:
+        yield
+    finally:
+        pin(os.getpid(), before)
 
 
 def allow_files(wanted: int) -> None:

@@ -1,0 +1,238 @@
+"""Ingest: frames from raw bytes to encoded events, a second of one core's time, tape by tape.
+
+    python -m bench.ingest [TAPE …] [--passes 3] [--kinds trade,quote,book,depth] [--profile]
+
+Every frame goes through the exchange's real adapter and the sequencer, as in the runner and the
+publisher; only sockets and the bus are missing. A REST body that the adapter asks for is there at
+once, and once. Each pass starts anew; the best counts. The floor is what decoding the same frames
+into plain dicts costs, and nothing else.
+"""
+
+from __future__ import annotations
+
+import argparse
+import cProfile
+import gc
+import os
+import pstats
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from itertools import islice
+from pathlib import Path
+
+import msgspec
+
+from adapters import registry
+from adapters.base import Adapter, Checkpoint, Fetch, Output
+from adapters.connection import EVENTS
+from adapters.playback import bundled
+from adapters.replay import Recording, load
+from adapters.selection import by_stream, check_kinds
+from adapters.tasks import now_us
+from bench import report
+from bench.processes import pinned
+from feed.bus.base import Entry
+from feed.errors import BadPayload, ConfigError
+from feed.sequencer import Sequencer
+
+KINDS = ("trade", "quote", "book", "depth")
+#: Recordings too large to bundle, where they lie beside the checkout.
+CAPTURES = report.REPO.parent / "shared" / "captures"
+_LOADS = ("binance-spot/load_*.jsonl.gz", "binance-usdm/load_*.jsonl.gz")
+#: As the publisher hands entries over.
+_BATCH = 1_000
+_EPOCH = 1_732_280_000_000_000
+
+
+class Row(msgspec.Struct, kw_only=True):
+    """What came of one tape.
+
+    Attributes:
+        frames, events, encoded_mb: Of one pass; events without checkpoints.
+        frames_per_s: The best pass.
+        floor_per_s: Of decoding alone.
+        bad: Frames that could not be understood; skipped, as always.
+        channels: Channel -> frames.
+        passes: Frames a second of every pass.
+    """
+
+    name: str
+    exchange: str
+    frames: int
+    events: int
+    encoded_mb: float
+    frames_per_s: float
+    floor_per_s: float
+    bad: int
+    channels: dict[str, int]
+    passes: list[float]
+
+
+class Pass:
+    """One adapter set and one sequencer, fresh; ``run`` takes a whole tape.
+
+    Attributes:
+        events, bad, size: See ``Row``.
+    """
+
+    def __init__(self, name: str, recording: Recording, kinds: frozenset[str]) -> None:
+        adapter = registry.entry(name).load_adapter()
+        self.events = 0
+        self.bad = 0
+        self.size = 0
+        self._recording = recording
+        self._bodies = {key: list(bodies) for key, bodies in recording.bodies.items()}
+        self._sequencer = Sequencer(_EPOCH, {})
+        self._entries: list[Entry] = []
+        streams = {stream for stream in recording.streams if adapter.instrument(stream.native)}
+        plans = by_stream(adapter, (), streams, (), adapter.kinds & kinds).plans
+        made = [(plan, adapter(plan, adapter.kinds & kinds)) for plan in plans]
+        by_name = {stream: one for plan, one in made for stream in plan.streams}
+        everybody = [one for _, one in made]
+        self.work: list[tuple[Adapter, bytes]] = []
+        self.channels: Counter[str] = Counter()
+        for frame in recording.frames:
+            if frame.stream is None:
+                self.work += [(one, frame.body) for one in everybody]
+            elif frame.stream in by_name:
+                self.work.append((by_name[frame.stream], frame.body))
+                self.channels[frame.stream.channel] += 1
+
+    def run(self) -> float:
+        """Take every frame; return the seconds of CPU it took."""
+        take, entries = self._take, self._entries
+        gc.collect()
+        started = time.process_time()
+        for adapter, body in self.work:
+            now = now_us()
+            try:
+                take(adapter, adapter.parse(body, now), now)
+            except BadPayload:
+                self.bad += 1
+            if len(entries) >= _BATCH:
+                self._hand_over()
+        self._hand_over()
+        return time.process_time() - started
+
+    def _take(self, adapter: Adapter, outputs: Iterable[Output], now: int) -> None:
+        """Encode what follows from a frame, as ``adapters.connection`` and the publisher do."""
+        for output in outputs:
+            if type(output) in EVENTS:
+                entry = self._sequencer.stamp(output, now)  # type: ignore[arg-type]  # its type says
+                self._entries.append(entry)
+            elif isinstance(output, Checkpoint):
+                self._sequencer.checkpoint(output.book, now)
+            elif isinstance(output, Fetch):
+                bodies = self._bodies.get(self._recording.venue.rest_key(output.path) or "")
+                if bodies:  # each once, as the fake exchange does; more is never asked in time
+                    self._take(adapter, adapter.fetched(output.key, bodies.pop(0), now), now)
+
+    def _hand_over(self) -> None:
+        self.events += len(self._entries)
+        self.size += sum([len(entry.payload) for entry in self._entries])
+        self._entries.clear()
+
+
+def floor(frames: Iterable[bytes]) -> float:
+    """Return how many seconds of CPU decoding the frames into plain objects takes."""
+    decode = msgspec.json.Decoder().decode
+    bodies = list(frames)
+    gc.collect()
+    started = time.process_time()
+    for body in bodies:
+        decode(body)
+    return time.process_time() - started
+
+
+def measure(path: Path, name: str, recording: Recording, kinds: frozenset[str], passes: int) -> Row:
+    """Run a tape so many times, each pass followed by its floor."""
+    rates: list[float] = []
+    floors: list[float] = []
+    for _ in range(passes):
+        one = Pass(name, recording, kinds)
+        rates.append(len(one.work) / one.run())
+        floors.append(len(one.work) / floor(body for _, body in one.work))
+    return Row(
+        name=f"{name} {path.name.partition('.')[0]}",
+        exchange=name,
+        frames=len(one.work),
+        events=one.events,
+        encoded_mb=one.size / 1e6,
+        frames_per_s=max(rates),
+        floor_per_s=max(floors),
+        bad=one.bad,
+        channels=dict(one.channels),
+        passes=rates,
+    )
+
+
+def tapes() -> list[Path]:
+    """Return the bundled tapes, and the long recordings where they are."""
+    loads = [path for pattern in _LOADS for path in sorted(CAPTURES.glob(pattern))]
+    return [*bundled(), *loads]
+
+
+def profile(run: Callable[[], object], lines: int = 25) -> None:
+    """Run under the profiler and print where the time went, to standard error."""
+    profiler = cProfile.Profile()
+    profiler.runcall(run)
+    pstats.Stats(profiler, stream=sys.stderr).sort_stats("tottime").print_stats(lines)
+
+
+COLUMNS = (
+    "tape", "frames", "events", "MB out", "frames/s", "floor/s", "share of floor", "bad", "channels"
+)  # fmt: skip
+
+
+def cells(row: Row) -> list[str]:
+    """Return the row as the table shows it."""
+    number = report.number
+    most = islice(sorted(row.channels.items(), key=lambda item: -item[1]), 4)
+    return [
+        row.name,
+        number(row.frames),
+        number(row.events),
+        f"{row.encoded_mb:.1f}",
+        number(row.frames_per_s),
+        number(row.floor_per_s),
+        f"{row.frames_per_s / row.floor_per_s:.0%}",
+        number(row.bad),
+        ", ".join(f"{channel} {n:,}" for channel, n in most),
+    ]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the tapes; 2 where one cannot be read."""
+    parser = argparse.ArgumentParser("bench.ingest", description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("tapes", nargs="*", type=Path, help="instead of those bundled")
+    parser.add_argument("--passes", type=int, default=3, help="the best of so many counts")
+    parser.add_argument("--kinds", default=",".join(KINDS))
+    parser.add_argument("--profile", action="store_true", help="show where the time goes instead")
+    given = parser.parse_args(arguments)
+    names = given.kinds.split(",")
+    rows: list[Row] = []
+    facts = report.machine()
+    report.heading(f"ingest on one core: {', '.join(names)}", facts)
+    try:
+        check_kinds(names)
+        with pinned({max(os.sched_getaffinity(0))}):
+            for path in given.tapes or tapes():
+                report.progress(f"{path.name} …")
+                for exchange, recording in load(path).items():
+                    kinds = frozenset(names)
+                    if given.profile:
+                        profile(Pass(exchange, recording, kinds).run)
+                    else:
+                        rows.append(measure(path, exchange, recording, kinds, given.passes))
+    except ConfigError as e:
+        print(f"bench.ingest: {e}", file=sys.stderr)
+        return 2
+    report.table(COLUMNS, [cells(row) for row in rows])
+    report.json_line("ingest", facts, rows)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
