@@ -234,21 +234,21 @@ class _Bybit(ChannelAdapter):
             new = {name: value for name, value in asdict(given).items() if value is not None}
             given = replace(known, **new)
         day = (
-            _optional(given.last_price),
-            _optional(given.prev_price24h),
-            _optional(given.high_price24h),
-            _optional(given.low_price24h),
+            _optional(given.lastPrice),
+            _optional(given.prevPrice24h),
+            _optional(given.highPrice24h),
+            _optional(given.lowPrice24h),
             _optional(given.volume24h),
             _optional(given.turnover24h),
-            _optional(given.bid1_price),
-            _optional(given.ask1_price),
+            _optional(given.bid1Price),
+            _optional(given.ask1Price),
         )
         derived = (
-            _optional(given.mark_price),
-            _optional(given.index_price),
-            signed(given.funding_rate) if given.funding_rate else None,
-            from_millis(given.next_funding_time),
-            _optional(given.open_interest),
+            _optional(given.markPrice),
+            _optional(given.indexPrice),
+            signed(given.fundingRate) if given.fundingRate else None,
+            from_millis(given.nextFundingTime),
+            _optional(given.openInterest),
         )
         self._tickers[native] = given
         ts = message.ts * 1_000

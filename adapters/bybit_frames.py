@@ -37,22 +37,22 @@ class Trade(msgspec.Struct):
     i: str
 
 
-class TickerFields(msgspec.Struct, rename="camel"):
+class TickerFields(msgspec.Struct):
     """A ticker's fields, ``None`` where the frame does not have them."""
 
-    last_price: str | None = None
-    prev_price24h: str | None = None
-    high_price24h: str | None = None
-    low_price24h: str | None = None
+    lastPrice: str | None = None
+    prevPrice24h: str | None = None
+    highPrice24h: str | None = None
+    lowPrice24h: str | None = None
     volume24h: str | None = None
     turnover24h: str | None = None
-    bid1_price: str | None = None
-    ask1_price: str | None = None
-    mark_price: str | None = None
-    index_price: str | None = None
-    funding_rate: str | None = None
-    next_funding_time: str | None = None
-    open_interest: str | None = None
+    bid1Price: str | None = None
+    ask1Price: str | None = None
+    markPrice: str | None = None
+    indexPrice: str | None = None
+    fundingRate: str | None = None
+    nextFundingTime: str | None = None
+    openInterest: str | None = None
 
 
 class Outcome(msgspec.Struct):
