@@ -9,18 +9,13 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from typing import Annotated, NamedTuple, TypeAlias
+from typing import NamedTuple
 
 import msgspec
-from msgspec import Meta
 
 from adapters.base import Fetch, Output
 from adapters.book import Book, BookFeed, DepthPacer, Numbers
-from adapters.text import levels
-
-#: Binance's milliseconds; as µs they stay below 2^53.
-Millis: TypeAlias = Annotated[int, Meta(ge=0, le=9_007_199_254_740)]
-Id: TypeAlias = Annotated[int, Meta(ge=0)]
+from adapters.text import Millis, Number, levels
 
 #: Levels a side in ``book``.
 WINDOW = 1_000
@@ -38,11 +33,11 @@ class _Update(msgspec.Struct, gc=False):
 
     E: Millis
     s: str
-    U: Id
-    u: Id
+    U: Number
+    u: Number
     b: list[tuple[str, str]]
     a: list[tuple[str, str]]
-    pu: Id | None = None
+    pu: Number | None = None
 
 
 class _Amounts(msgspec.Struct, gc=False):
@@ -59,7 +54,7 @@ class _AmountsFrame(msgspec.Struct, gc=False):
 
 
 class _Snapshot(msgspec.Struct, gc=False):
-    lastUpdateId: Id
+    lastUpdateId: Number
     bids: list[tuple[str, str]]
     asks: list[tuple[str, str]]
     E: Millis | None = None

@@ -83,15 +83,14 @@ class _Side:
         out: list[Level] = []
         for level, (key, amount) in zip(changes, numbers, strict=True):
             key *= sign
-            old = levels.get(key)
             if not amount:
-                if old is None:
+                if levels.pop(key, None) is None:
                     continue
-                del levels[key]
                 del keys[bisect_left(keys, key)]
                 if key >= edge:
                     out.append((level[0], "0"))
             else:
+                old = levels.get(key)
                 if old is None:
                     if key < horizon:
                         continue
