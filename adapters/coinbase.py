@@ -47,7 +47,6 @@ FEEDS = {
 #: Coinbase reports the side of the resting (maker) order; ours is the taker's.
 TAKER_SIDE: Mapping[Side, Side] = {"buy": "sell", "sell": "buy"}
 
-
 _encode = msgspec.json.Encoder().encode
 
 

@@ -51,8 +51,8 @@ class TickerFields(msgspec.Struct, tag="ticker"):
 
 class Heartbeat(msgspec.Struct, tag="heartbeat"):
     product_id: str
-    last_trade_id: Number
     time: str
+    last_trade_id: Number = 0  # before the first trade
 
 
 class Subscriptions(msgspec.Struct, tag="subscriptions"):
