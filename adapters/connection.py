@@ -19,6 +19,7 @@ from adapters.base import Checkpoint, Fetch, Health, Leave, Output, Plan, Refuse
 from adapters.pacer import Pacer
 from adapters.rest import FetchFailed, is_local
 from adapters.status import Input
+from adapters.tasks import alongside
 from feed.backoff import delay
 from feed.errors import BadPayload, StaleConnection
 from feed.models import Book, Depth, Derivative, Gap, Liquidation, Quote, Ticker, Trade
@@ -69,7 +70,7 @@ class Connection:
         self._plan = plan
         self._adapter = runner.adapter(plan, runner.kinds)
         self._outbox: asyncio.Queue[str] = asyncio.Queue()
-        self._tasks: asyncio.TaskGroup | None = None
+        self._fetch_failed: asyncio.Future[None] | None = None
         self._fetches: set[asyncio.Task[None]] = set()
         self._in_flight: set[asyncio.Task[None]] = set()
         self._asked: dict[str, tuple[int, float]] = {}
@@ -98,16 +99,29 @@ class Connection:
                 self._runner.tap.connected(self._name, url)
             for send in self._adapter.opened():
                 self._outbox.put_nowait(send.frame)
-            async with asyncio.TaskGroup() as self._tasks:
-                helpers = [
-                    self._tasks.create_task(self._send(socket)),
-                    self._tasks.create_task(self._watch()),
-                    self._tasks.create_task(self._ping()),
-                ]
-                await self._read(socket)
-                await self._finish_fetches()
-                for helper in (*helpers, *self._fetches):
-                    helper.cancel()
+            self._fetch_failed = asyncio.get_running_loop().create_future()
+            try:
+                await alongside(
+                    self._serve(socket),
+                    self._send(socket),
+                    self._watch(),
+                    self._ping(),
+                    self._guard(self._fetch_failed),
+                )
+            finally:
+                for fetch in self._fetches:
+                    fetch.cancel()
+                await asyncio.gather(*self._fetches, return_exceptions=True)
+
+    async def _serve(self, socket: ClientConnection) -> None:
+        await self._read(socket)
+        # Answers on their way came before the tape's end when it was recorded.
+        while self._in_flight:
+            await asyncio.wait(set(self._in_flight))
+
+    async def _guard(self, failed: asyncio.Future[None]) -> None:
+        """Raise what a fetch did not foresee; it ends the connection like any other error."""
+        await failed
 
     async def _read(self, socket: ClientConnection) -> None:
         runner = self._runner
@@ -160,12 +174,10 @@ class Connection:
             case Checkpoint(book):
                 runner.sink.checkpoint(book, now)
             case Fetch():
-                assert self._tasks is not None
-                task = self._tasks.create_task(self._fetch(output))
+                task = asyncio.create_task(self._fetch(output))
                 self._fetches.add(task)
                 self._in_flight.add(task)
-                task.add_done_callback(self._fetches.discard)
-                task.add_done_callback(self._in_flight.discard)
+                task.add_done_callback(self._fetch_done)
             case Send(frame):
                 self._outbox.put_nowait(frame)
             case Health(native, kinds, state, reason):
@@ -237,10 +249,13 @@ class Connection:
         recv = runner.clock()
         self._handle(self._adapter.fetch_failed(fetch.key, recv), recv)
 
-    async def _finish_fetches(self) -> None:
-        """Wait for answers on their way: on the tape they came before its end."""
-        while self._in_flight:
-            await asyncio.wait(set(self._in_flight))
+    def _fetch_done(self, task: asyncio.Task[None]) -> None:
+        self._fetches.discard(task)
+        self._in_flight.discard(task)
+        failed = self._fetch_failed
+        if not task.cancelled() and (error := task.exception()) is not None:
+            if failed is not None and not failed.done():
+                failed.set_exception(error)
 
     async def _send(self, socket: ClientConnection) -> None:
         loop = asyncio.get_running_loop()

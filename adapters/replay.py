@@ -208,6 +208,11 @@ class FakeExchange:
         """Frames sent so far."""
         return sum(stage.sent for stage in self._stages.values())
 
+    @property
+    def clients(self) -> int:
+        """Connections open now."""
+        return sum(len(stage.players) for stage in self._stages.values())
+
     async def ended(self) -> None:
         """Return once all that is expected was played and taken; never in a loop."""
         for stage in self._stages.values():

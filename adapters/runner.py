@@ -151,7 +151,7 @@ class Runner:
             connection = Connection(self, plan, index, topics, owes_gaps)
             reason, wait_s = "disconnected", 0.0
             try:
-                await _plainly(connection)
+                await connection.run()
                 return
             except Leaving as e:
                 log.info("%s: replacing connection %d: %s", self.name, index + 1, e)
@@ -176,11 +176,6 @@ class Runner:
         reason = reason if was_fed else "unreachable"
         self.tell(self.board.topics(topics, what, reason, now))
         self.tell(self.board.connection(index, what, reason, now))
-
-
-async def _plainly(connection: Connection) -> None:
-    """Run it; of what its tasks raise, raise the first error alone."""
-    await together(connection.run())
 
 
 def endpoints(adapter: type[Adapter], override: str | None) -> tuple[str, str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import time
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from typing import Any
 
 
@@ -14,40 +14,50 @@ def now_us() -> int:
     return time.time_ns() // 1_000
 
 
-def first_error(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """Return the first error in a group, however deep."""
-    error: BaseException = group
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error
+# Not asyncio.TaskGroup, below: Python 3.11's forgets a cancellation that comes while a child fails,
+# and whoever tries again after errors would then never end.
 
 
 async def together(*coros: Coroutine[Any, Any, None]) -> None:
     """Run all until each has ended. If one fails, end the others and raise its error, alone."""
-    failed: BaseException | None = None
+    tasks = [asyncio.ensure_future(coro) for coro in coros]
+    if not tasks:
+        return
     try:
-        async with asyncio.TaskGroup() as tasks:
-            for coro in coros:
-                tasks.create_task(coro)
-    except BaseExceptionGroup as group:
-        failed = first_error(group)
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+    finally:
+        failed = _first_failed(tasks)
+        await _end(tasks)
     if failed is not None:
         raise failed
 
 
 async def alongside(main: Coroutine[Any, Any, None], *helpers: Coroutine[Any, Any, None]) -> None:
     """Run ``main`` to its end, and its helpers as long. The first error ends all and is raised."""
-    failed: BaseException | None = None
+    lead = asyncio.ensure_future(main)
+    tasks = [lead, *(asyncio.ensure_future(helper) for helper in helpers)]
     try:
-        async with asyncio.TaskGroup() as tasks:
-            running = [tasks.create_task(helper) for helper in helpers]
-            await main
-            for task in running:
-                task.cancel()
-    except BaseExceptionGroup as group:
-        failed = first_error(group)
+        while not lead.done() and _first_failed(tasks) is None:
+            running = [task for task in tasks if not task.done()]
+            await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        failed = _first_failed(tasks)
+        await _end(tasks)
     if failed is not None:
         raise failed
+
+
+def _first_failed(tasks: Sequence[asyncio.Task[None]]) -> BaseException | None:
+    for task in tasks:
+        if task.done() and not task.cancelled() and (error := task.exception()) is not None:
+            return error
+    return None
+
+
+async def _end(tasks: Sequence[asyncio.Task[None]]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def until(stop: asyncio.Event, main: Coroutine[Any, Any, None]) -> None:

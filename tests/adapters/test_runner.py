@@ -1,0 +1,429 @@
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from random import Random
+
+import msgspec
+import pytest
+from websockets.asyncio.server import ServerConnection, serve
+
+from adapters import connection
+from adapters.base import Limits, TapeLine
+from adapters.replay import FakeExchange, Recording
+from adapters.runner import Runner, endpoints
+from adapters.status import StatusBoard
+from feed.errors import ConfigError
+from feed.models import Book, ExchangeStatus, Gap, SymbolStatus, Trade
+from tests.adapters.kit import ListSink, eventually
+from tests.adapters.toy import (
+    Toy,
+    ToyVenue,
+    answered,
+    delta,
+    received,
+    selection,
+    snapshot,
+    trade,
+)
+
+Handler = Callable[[ServerConnection], Awaitable[None]]
+
+
+class Bench:
+    """A runner of the toy exchange, its sink and its board."""
+
+    def __init__(
+        self, url: str, *symbols: str, limits: Limits = Toy.limits, ends: bool = False
+    ) -> None:
+        picked = selection(*symbols)
+        topics = {topic for carried in picked.carried for topic in carried}
+        self.sink = ListSink()
+        self.board = StatusBoard("toy", topics, connections=1, threshold_ms=5_000, now=1)
+        ws_url, rest_url = endpoints(Toy, url)
+        # Of all waits the shortest: nothing here is about their length.
+        rng = Random(1)
+        rng.uniform = lambda a, b: 0.0  # type: ignore[method-assign]
+        self.runner = Runner(
+            Toy, picked, ws_url, rest_url, self.sink, self.board, limits=limits, ends=ends, rng=rng
+        )
+
+    def trades(self) -> list[str]:
+        return [event.id for event in self.sink.of(Trade)]
+
+    def states(self) -> list[tuple[str, str | None]]:
+        return [(status.state, status.reason) for status in self.sink.of(ExchangeStatus)]
+
+    def health(self) -> dict[str, str]:
+        return dict(self.sink.of(SymbolStatus)[-1].kinds)
+
+
+@asynccontextmanager
+async def running(bench: Bench) -> AsyncIterator[Bench]:
+    task = asyncio.create_task(bench.runner.run())
+    try:
+        yield bench
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+@asynccontextmanager
+async def exchange(handler: Handler) -> AsyncIterator[str]:
+    async with serve(handler, "127.0.0.1", 0, compression=None, ping_interval=None) as server:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+
+
+@asynccontextmanager
+async def tape(*lines: TapeLine, speed: float | None = None) -> AsyncIterator[str]:
+    async with FakeExchange({"toy": Recording(lines, ToyVenue())}, speed=speed) as fake:
+        yield fake.url
+
+
+async def test_a_tape_is_run_to_its_end_with_its_book() -> None:
+    async with tape(
+        received(delta("BTC-USD", 3)),
+        answered("/book?s=BTC-USD", snapshot("BTC-USD", 3)),
+        received(trade("BTC-USD", 1)),
+        received(delta("BTC-USD", 4)),
+        received(delta("BTC-USD", 5)),
+    ) as url:
+        bench = Bench(url, "BTC-USD", ends=True)
+        async with asyncio.timeout(30):
+            await bench.runner.run()
+    assert bench.trades() == ["1"]
+    assert [book.snapshot for book in bench.sink.of(Book)] == [True, False, False]
+    assert len(bench.sink.books) == 1
+    assert bench.sink.of(Gap) == []
+    assert bench.states() == [("live", None)]
+    assert bench.runner.counters.fetches == 1
+
+
+async def test_facts_are_live_with_the_connection_and_a_book_when_it_is_there() -> None:
+    async def handler(socket: ServerConnection) -> None:
+        await socket.send(trade("BTC-USD", 1))
+        await socket.wait_closed()
+
+    async with exchange(handler) as url, running(Bench(url)) as bench:
+        await eventually(lambda: bench.trades() == ["1"])
+        assert [status.topic for status in bench.sink.of(SymbolStatus)] == [
+            "status.toy.BTC-USD",
+            "status.toy.ETH-USD",
+        ]
+        assert bench.health() == {"book": "down", "trade": "live"}
+
+
+async def test_after_a_lost_connection_each_fact_topic_gets_its_gap_before_its_next_event() -> None:
+    connections = 0
+
+    async def handler(socket: ServerConnection) -> None:
+        nonlocal connections
+        connections += 1
+        await socket.send(trade("BTC-USD", connections))
+        if connections > 1:
+            await socket.wait_closed()
+
+    async with exchange(handler) as url, running(Bench(url)) as bench:
+        await eventually(lambda: bench.trades() == ["1", "2"])
+        gaps = bench.sink.of(Gap)
+        assert {(gap.topic, gap.cause, gap.lost) for gap in gaps} == {
+            (f"{kind}.toy.{symbol}", "upstream_disconnect", None)
+            for kind in ("book", "trade")
+            for symbol in ("BTC-USD", "ETH-USD")
+        }
+        events = bench.sink.events
+        second = next(i for i, e in enumerate(events) if isinstance(e, Trade) and e.id == "2")
+        assert max(events.index(gap) for gap in gaps) < second
+        assert bench.states() == [("live", None), ("down", "disconnected"), ("live", None)]
+        assert bench.runner.counters.reconnects == 1
+
+
+async def test_no_gap_before_anything_was_fed() -> None:
+    connections = 0
+
+    async def handler(socket: ServerConnection) -> None:
+        nonlocal connections
+        connections += 1
+        if connections == 3:
+            await socket.send(trade("BTC-USD", 1))
+            await socket.wait_closed()
+
+    async with exchange(handler) as url, running(Bench(url)) as bench:
+        await eventually(lambda: bench.trades() == ["1"])
+        assert bench.sink.of(Gap) == []
+        assert bench.states() == [("down", "unreachable"), ("live", None)]
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        pytest.param('{"c":"trade","s":"BTC', id="half a frame"),
+        pytest.param("hello", id="not JSON"),
+        pytest.param("[" * 5_000, id="deep nesting"),
+        pytest.param('{"c":"candle"}', id="an unknown type"),
+        pytest.param(b"\xff\xfe\x00", id="binary where text belongs"),
+        pytest.param("", id="an empty frame"),
+    ],
+)
+async def test_a_bad_frame_is_counted_and_costs_itself_alone(bad: str | bytes) -> None:
+    async def handler(socket: ServerConnection) -> None:
+        for number in (1, 2):
+            await socket.send(trade("BTC-USD", number))
+            await socket.send(bad)
+        await socket.send(trade("BTC-USD", 3))
+        await socket.wait_closed()
+
+    async with exchange(handler) as url, running(Bench(url)) as bench:
+        await eventually(lambda: bench.trades() == ["1", "2", "3"])
+        assert bench.runner.counters.bad_frames == 2
+        assert bench.runner.counters.reconnects == 0
+
+
+async def test_bad_frames_are_logged_at_most_once_a_minute(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def handler(socket: ServerConnection) -> None:
+        for _ in range(100):
+            await socket.send("garbage")
+        await socket.wait_closed()
+
+    async with exchange(handler) as url, running(Bench(url)) as bench:
+        await eventually(lambda: bench.runner.counters.bad_frames == 100)
+    assert len([r for r in caplog.records if r.levelno >= logging.WARNING]) == 1
+
+
+async def test_a_frame_over_the_limit_ends_the_connection_and_a_new_one_is_made() -> None:
+    connections = 0
+
+    async def handler(socket: ServerConnection) -> None:
+        nonlocal connections
+        connections += 1
+        if connections == 1:
+            await socket.send("x" * 10_000_000)
+        else:
+            await socket.send(trade("BTC-USD", 1))
+        await socket.wait_closed()
+
+    async with exchange(handler) as url, running(Bench(url)) as bench:
+        await eventually(lambda: bench.trades() == ["1"])
+        assert connections == 2
+
+
+@pytest.mark.parametrize(
+    "says", [pytest.param(None, id="nothing"), pytest.param("?", id="garbage")]
+)
+async def test_a_connection_without_readable_data_is_stale_and_replaced(
+    monkeypatch: pytest.MonkeyPatch, says: str | None
+) -> None:
+    monkeypatch.setattr(connection, "TICK_S", 0.01)
+    connections = 0
+
+    async def handler(socket: ServerConnection) -> None:
+        nonlocal connections
+        connections += 1
+        await socket.send(trade("BTC-USD", connections))
+        if connections > 1:
+            await socket.wait_closed()
+        while says is not None:
+            await socket.send(says)
+            await asyncio.sleep(0.001)
+        await socket.wait_closed()
+
+    limits = msgspec.structs.replace(Toy.limits, silent_after_s=0.1)
+    async with exchange(handler) as url, running(Bench(url, limits=limits)) as bench:
+        await eventually(lambda: bench.trades()[:2] == ["1", "2"])
+        assert bench.states()[:3] == [("live", None), ("stale", "silent"), ("live", None)]
+        stale = next(s for s in bench.sink.of(SymbolStatus) if "stale" in s.kinds.values())
+        assert (stale.reason, stale.threshold_ms) == ("silent", 5_000)
+
+
+async def test_heartbeats_prove_life(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "TICK_S", 0.01)
+    beats = 0
+
+    async def handler(socket: ServerConnection) -> None:
+        nonlocal beats
+        while True:
+            await socket.send('{"c":"hb"}')
+            beats += 1
+            await asyncio.sleep(0.005)
+
+    limits = msgspec.structs.replace(Toy.limits, silent_after_s=0.5)
+    async with exchange(handler) as url, running(Bench(url, limits=limits)) as bench:
+        await eventually(lambda: beats > 300)
+        assert bench.runner.counters.reconnects == 0
+
+
+async def test_a_full_buffer_stops_the_reading_and_is_no_silence(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(connection, "TICK_S", 0.002)
+    ticks = 0
+    real = asyncio.sleep
+
+    async def sleep(seconds: float, result: None = None) -> None:
+        nonlocal ticks
+        ticks += seconds == 0.002
+        await real(seconds)
+
+    async def handler(socket: ServerConnection) -> None:
+        for number in range(1, 4):
+            await socket.send(trade("BTC-USD", number))
+        await socket.wait_closed()
+
+    limits = msgspec.structs.replace(Toy.limits, silent_after_s=0.02)
+    bench = Bench("http://x", limits=limits)
+    bench.sink.is_full = True
+    async with exchange(handler) as url:
+        bench.runner.ws_url = url.replace("http", "ws")
+        async with running(bench):
+            monkeypatch.setattr(asyncio, "sleep", sleep)
+            await eventually(lambda: ticks > 30)
+            assert bench.trades() == ["1"]
+            bench.sink.room.set()
+            await eventually(lambda: bench.trades() == ["1", "2", "3"])
+
+
+async def test_a_connection_that_is_told_to_leave_is_replaced() -> None:
+    connections = 0
+
+    async def handler(socket: ServerConnection) -> None:
+        nonlocal connections
+        connections += 1
+        await socket.send(trade("BTC-USD", connections))
+        if connections == 1:
+            await socket.send('{"c":"bye"}')
+        await socket.wait_closed()
+
+    async with exchange(handler) as url, running(Bench(url)) as bench:
+        await eventually(lambda: bench.trades() == ["1", "2"])
+
+
+async def test_a_bug_of_an_adapter_costs_its_connection_and_not_the_process(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    connections = 0
+
+    async def handler(socket: ServerConnection) -> None:
+        nonlocal connections
+        connections += 1
+        if connections == 1:
+            await socket.send('{"c":"bug"}')
+        await socket.send(trade("BTC-USD", connections))
+        await socket.wait_closed()
+
+    async with exchange(handler) as url, running(Bench(url)) as bench:
+        await eventually(lambda: bench.trades() == ["2"])
+    assert "ZeroDivisionError" in caplog.text
+
+
+async def test_health_and_refusals_reach_the_status() -> None:
+    async def handler(socket: ServerConnection) -> None:
+        for frame in (
+            trade("BTC-USD", 1),
+            '{"c":"broken","s":"BTC-USD"}',
+            '{"c":"proven","s":"BTC-USD"}',
+            '{"c":"refused","s":"BTC-USD","k":"trade"}',
+        ):
+            await socket.send(frame)
+        await socket.wait_closed()
+
+    async with exchange(handler) as url, running(Bench(url, "BTC-USD")) as bench:
+        await eventually(lambda: len(bench.sink.of(SymbolStatus)) == 4)
+        assert [(s.kinds, s.reason) for s in bench.sink.of(SymbolStatus)] == [
+            ({"book": "down", "trade": "live"}, "connecting"),
+            ({"book": "invalid", "trade": "live"}, "checksum"),
+            ({"book": "live", "trade": "live"}, None),
+            ({"book": "live", "trade": "down"}, "refused"),
+        ]
+
+
+async def test_a_failed_fetch_is_tried_again_until_it_succeeds() -> None:
+    async with tape(
+        received(delta("BTC-USD", 3), 0.0),
+        received(delta("ETH-USD", 3), 0.0),
+        answered("/book?s=BTC-USD", "garbage"),
+        answered("/book?s=BTC-USD", snapshot("BTC-USD", 3)),
+        received(trade("BTC-USD", 1), 3_600.0),
+        received(trade("ETH-USD", 1), 3_600.0),
+        speed=1.0,
+    ) as url:
+        async with running(Bench(url)) as bench:
+            await eventually(lambda: len(bench.sink.of(Book)) == 1)
+            assert bench.runner.counters.bad_frames == 1
+            await eventually(lambda: bench.runner.counters.failed_fetches >= 2)
+
+
+async def test_an_exchange_that_is_not_there_is_said_to_be_unreachable() -> None:
+    async with exchange(_close) as url:
+        pass
+    async with running(Bench(url)) as bench:
+        await eventually(lambda: bench.runner.counters.reconnects > 3)
+        assert bench.states() == [("down", "unreachable")]
+
+
+async def _close(socket: ServerConnection) -> None:
+    await socket.close()
+
+
+async def test_an_exchange_that_closes_at_once_is_asked_within_its_limits() -> None:
+    connections = 0
+
+    async def handler(socket: ServerConnection) -> None:
+        nonlocal connections
+        connections += 1
+
+    limits = msgspec.structs.replace(Toy.limits, connects=3, connects_window_s=3_600.0)
+    async with exchange(handler) as url, running(Bench(url, limits=limits)) as bench:
+        await eventually(lambda: bench.runner.counters.reconnects == 3)
+        for _ in range(1_000):
+            await asyncio.sleep(0)
+        assert connections == 3
+
+
+async def test_frames_are_paced_and_sent_in_order() -> None:
+    said: list[str] = []
+
+    async def handler(socket: ServerConnection) -> None:
+        async for message in socket:
+            said.append(str(message))
+
+    async with exchange(handler) as url, running(Bench(url)):
+        await eventually(lambda: len(said) == 4)
+    wanted: Sequence[str] = [
+        f'{{"op":"sub","channel":"{channel}","symbol":"{symbol}"}}'
+        for symbol in ("BTC-USD", "ETH-USD")
+        for channel in ("book", "trade")
+    ]
+    assert said == wanted
+
+
+async def test_nothing_is_left_running_after_the_end() -> None:
+    async def handler(socket: ServerConnection) -> None:
+        await socket.send(delta("BTC-USD", 1))
+        await socket.wait_closed()
+
+    before = len(asyncio.all_tasks())
+    async with exchange(handler) as url, running(Bench(url)) as bench:
+        await eventually(lambda: bench.runner.counters.failed_fetches > 0)
+    await eventually(lambda: len(asyncio.all_tasks()) == before)
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        (None, ("ws://toy.invalid", "http://toy.invalid")),
+        ("http://127.0.0.1:9001", ("ws://127.0.0.1:9001", "http://127.0.0.1:9001")),
+        ("wss://host/base/", ("wss://host/base", "https://host/base")),
+    ],
+)
+def test_endpoints(override: str | None, expected: tuple[str, str]) -> None:
+    assert endpoints(Toy, override) == expected
+
+
+@pytest.mark.parametrize("override", ["", "host:1", "ftp://host", "http://"])
+def test_what_is_no_endpoint_is_refused(override: str) -> None:
+    with pytest.raises(ConfigError, match="toy"):
+        endpoints(Toy, override)
