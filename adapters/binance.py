@@ -6,7 +6,6 @@ Source: binance/binance-spot-api-docs; developers.binance.com for the futures an
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 from urllib.parse import quote
@@ -31,7 +30,17 @@ FEEDS = {
     "markPrice": ("derivative",),
 }
 #: Of payloads without the combined wrapper: ``e`` -> channel.
-CHANNELS = {"depthUpdate": "depth", "24hrTicker": "ticker", "markPriceUpdate": "markPrice"}
+CHANNELS = {
+    "depthUpdate": "depth",
+    "24hrTicker": "ticker",
+    "markPriceUpdate": "markPrice",
+    "kline": "kline_*",
+    "24hrMiniTicker": "miniTicker",
+    "1hTicker": "ticker_*",
+    "4hTicker": "ticker_*",
+    "1dTicker": "ticker_*",
+    "assetIndexUpdate": "assetIndex",
+}
 
 
 class _Any(msgspec.Struct):
@@ -53,23 +62,32 @@ _encode = msgspec.json.Encoder().encode
 _decode_any = msgspec.json.Decoder(_Any).decode
 
 
+#: A channel's name up to what only varies it: ``kline_1m``, ``ticker_1h``, ``depth20``.
+_VARIANT = re.compile(r"^(kline_|ticker_|depth(?=\d))\w+$")
+
+
 def _base(channel: str) -> str:
     """Return a channel without its speed: ``depth@100ms`` is ``depth``."""
     return channel.partition("@")[0]
 
 
-def _one_trade_stream(streams: Sequence[Stream]) -> list[Stream]:
-    """Leave ``aggTrade`` out where ``trade`` feeds the same topic."""
-    traded = {stream.native for stream in streams if stream.channel == "trade"}
-    return [s for s in streams if s.channel != "aggTrade" or s.native not in traded]
+def _one_a_topic(streams: Sequence[Stream]) -> list[Stream]:
+    """Leave out what another stream feeds already: ``aggTrade`` beside ``trade``, other speeds."""
+    best: dict[tuple[str, tuple[str, ...]], Stream] = {}
+    for stream in streams:
+        key = stream.native, FEEDS.get(_base(stream.channel), (stream.channel,))
+        if key not in best or stream.channel == "trade":
+            best[key] = stream
+    chosen = frozenset(best.values())
+    return [stream for stream in streams if stream in chosen]
+
+
+def _nothing(frame: bytes, recv: int) -> Sequence[Output]:
+    return ()
 
 
 class _Binance(Adapter):
-    """What spot and futures share.
-
-    Attributes:
-        skipped: Frames left out, by message type.
-    """
+    """What spot and futures share."""
 
     limits: ClassVar[Limits]
     ignored = {
@@ -104,7 +122,7 @@ class _Binance(Adapter):
     @classmethod
     def plan(cls, streams: Sequence[Stream], instruments: Mapping[str, Instrument]) -> list[Plan]:
         routes: dict[str, list[Stream]] = {}
-        for stream in _one_trade_stream(streams):
+        for stream in _one_a_topic(streams):
             routes.setdefault(cls._route(stream.channel), []).append(stream)
         size = cls.limits.streams_per_connection
         plans = []
@@ -127,23 +145,25 @@ class _Binance(Adapter):
 
     def __init__(self, plan: Plan, kinds: Collection[str]) -> None:
         super().__init__(plan, kinds)
-        self.skipped: Counter[str] = Counter()
         self._pacer = DepthPacer()
         self._books: dict[str, DiffBook] = {}
         #: Stream name -> what takes its frames, under the planned name and without the speed.
         self._routes: dict[bytes, Take] = {}
-        for stream in _one_trade_stream(plan.streams):
-            base = _base(stream.channel)
-            if base in FEEDS:
-                take = self._taker(base, stream.native, plan.instruments[stream.native].symbol)
-                for channel in (stream.channel, base):
-                    self._routes[f"{stream.native.lower()}@{channel}".encode()] = take
+        chosen = frozenset(_one_a_topic(plan.streams))
+        for stream in plan.streams:
+            base, native = _base(stream.channel), stream.native
+            name = native.lower()
+            take: Take = _nothing
+            if base in FEEDS and stream in chosen:
+                take = self._taker(base, native, plan.instruments[native].symbol)
+                self._routes[f"{name}@{base}".encode()] = take
+            self._routes[f"{name}@{stream.channel}".encode()] = take
 
     def _taker(self, channel: str, native: str, symbol: str) -> Take:
         wanted = self.wanted & self.kinds
         topics = {kind: f"{kind}.{self.name}.{symbol}" for kind in FEEDS[channel] if kind in wanted}
         if not topics:
-            return lambda frame, recv: ()
+            return _nothing
         if channel == "depth":
             feed = BookFeed(native, topics, WINDOW, self._pacer)
             path = self._depth_path.format(quote(native))
@@ -176,21 +196,25 @@ class _Binance(Adapter):
             take = self._routes.get(f"{name.lower()}@{channel}".encode())
             if take is not None:
                 return take(frame, recv)
-            return self._skip(channel or name.lstrip("!"))
+            return self._leave_out(channel or name.lstrip("!"))
         if found.e or found.B is not None:  # spot's bookTicker is the one without a name
             channel = CHANNELS.get(found.e, found.e or "bookTicker")
             take = self._routes.get(f"{found.s.lower()}@{channel}".encode())
-            return take(b'{"data":%b}' % frame, recv) if take is not None else self._skip(channel)
+            return (
+                take(b'{"data":%b}' % frame, recv) if take is not None else self._leave_out(channel)
+            )
         if found.error is not None or found.code is not None:
             return (Refused((), str(found.error or f"{found.code} {found.msg}")[:200]),)
         if found.result is msgspec.UNSET and found.id is msgspec.UNSET:
             raise ValueError("neither data nor an answer")
         return ()
 
-    def _skip(self, kind: str) -> Sequence[Output]:
+    def _leave_out(self, kind: str) -> Sequence[Output]:
+        """Pass over what is left out on purpose; ValueError for the rest."""
         if kind == "serverShutdown":
             return (Leave("serverShutdown"),)
-        self.skipped[re.sub(r"_\w+$", "_*", re.sub(r"^depth\d+$", "depth*", kind))[:40]] += 1
+        if _VARIANT.sub(r"\1*", kind) not in self.ignored:
+            raise ValueError(f"{kind[:40]!r} is not a stream of this connection")
         return ()
 
     def fetched(self, key: str, body: bytes, recv: int) -> Iterable[Output]:

@@ -246,6 +246,14 @@ def test_of_two_trade_streams_of_a_symbol_the_trade_stream_wins() -> None:
     assert len(feed(reader, trade(7))) == 1
 
 
+def test_of_two_speeds_of_a_book_one_feeds_it() -> None:
+    reader = one(Binance, "depth@100ms", "depth", "depth@1000ms")
+    assert feed(reader, update(10, 12)) == [SPOT_FETCH]
+    other = update(10, 20).replace(b"@100ms", b"@1000ms")
+    assert feed(reader, other) == []
+    assert booked(list(reader.fetched("depth:BTCUSDT", answer(12, [bid(7)], []), 2)))
+
+
 def test_an_empty_side_of_a_quote_is_null() -> None:
     frame = wrapped(
         "btcusdt@bookTicker", u=1, s="BTCUSDT", b="0.00000000", B="0.00000000", a="0.10", A="2.0"
@@ -309,10 +317,23 @@ def test_answers_and_types_left_out_give_nothing() -> None:
     reader = one(Binance, "trade")
     assert feed(reader, b'{"result":null,"id":1}') == []
     assert feed(reader, wrapped("btcusdt@kline_1m", e="kline")) == []
+    assert feed(reader, wrapped("btcusdt@ticker_1h", e="1hTicker")) == []
     assert feed(reader, wrapped("btcusdt@depth20@100ms", lastUpdateId=1)) == []
     assert feed(reader, b'{"stream":"!miniTicker@arr","data":[]}') == []
-    assert feed(reader, wrapped("btcusdt@neverSeen", e="neverSeen")) == []
-    assert reader.skipped == {"kline_*": 1, "depth*": 1, "miniTicker": 1, "neverSeen": 1}
+    assert feed(reader, b'{"e":"kline","s":"BTCUSDT"}') == []
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        wrapped("btcusdt@neverSeen", e="neverSeen"),
+        wrapped("ethusdt@trade", e="trade"),
+        b'{"e":"neverSeen","s":"BTCUSDT"}',
+    ],
+)
+def test_types_and_streams_we_do_not_know_are_counted_as_bad(frame: bytes) -> None:
+    with pytest.raises(BadPayload, match="is not a stream of this connection"):
+        feed(one(Binance, "trade"), frame)
 
 
 def test_an_error_answer_is_told() -> None:
