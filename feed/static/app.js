@@ -16,6 +16,7 @@ import { Watchlist } from "./watchlist.js";
 const WATCHED = "quote.*.*";
 const CATALOGUE_EVERY_MS = 30_000;
 const CATALOGUE_RETRY_MS = 3_000;
+const CATALOGUE_SOON_MS = 200;
 const CHART_EVERY_MS = 250;
 /** As in layout.css. */
 const PHONE = matchMedia("(max-width: 760px)");
@@ -37,6 +38,7 @@ let tradeTopic = "";
 let depthTopic = "";
 /** @type {import("./catalogue.js").Exchange[]} */
 let exchanges = [];
+let catalogueTimer = 0;
 const askTrust = onFrame(showTrust);
 /** Of the chosen symbol's topics, those that the server did not know. */
 const refused = new Set();
@@ -70,7 +72,7 @@ feed.on("topic", (/** @type {any} */ answer) => {
 feed.on("state", (/** @type {any} */ { state }) => {
   if (trust.connected && state !== "open") prices.cut(feed.serverTime() / 1e6);
   trust.connected = state === "open";
-  if (state === "open") void readCatalogue();
+  if (state === "open") readCatalogueIn(0);
   showTrust();
 });
 
@@ -82,6 +84,8 @@ feed.on("bus", (/** @type {any} */ { bus }) => {
 
 /** @param {import("./feed.js").FeedEvent} quote */
 function onQuote(quote) {
+  // A newcomer: perhaps of an exchange that we know nothing of yet, not even its banner.
+  if (!watchlist.has(quote.topic)) readCatalogueIn(CATALOGUE_SOON_MS);
   watchlist.update(quote);
   const key = quote.topic.slice("quote.".length);
   const { bid, ask } = quote;
@@ -192,9 +196,16 @@ async function readCatalogue() {
   }
 }
 
-async function keepCatalogue() {
-  const found = await readCatalogue();
-  setTimeout(keepCatalogue, found ? CATALOGUE_EVERY_MS : CATALOGUE_RETRY_MS);
+/** Read the catalogue then, and again and again from there on.
+ * @param {number} ms */
+function readCatalogueIn(ms) {
+  clearTimeout(catalogueTimer);
+  catalogueTimer = setTimeout(async () => {
+    catalogueTimer = 0;
+    const found = await readCatalogue();
+    // Unless somebody asked for an earlier one in the meantime.
+    if (!catalogueTimer) readCatalogueIn(found ? CATALOGUE_EVERY_MS : CATALOGUE_RETRY_MS);
+  }, ms);
 }
 
 function drawChart() {
@@ -218,4 +229,4 @@ setInterval(() => {
 chooseFromHash();
 feed.subscribe([WATCHED], { max_hz: 4 });
 feed.open();
-void keepCatalogue();
+readCatalogueIn(0);

@@ -28,7 +28,7 @@ export async function listExchanges() {
 /** @param {Exchange[]} exchanges */
 function sourceBanner(exchanges) {
   const sources = new Set(exchanges.map(({ source }) => source));
-  if (sources.has("replay")) return "REPLAY: no exchange reachable";
+  if (sources.has("replay")) return "REPLAY: recorded prices, not live ones";
   return sources.has("sim") ? "SIMULATION: these prices are made up" : "";
 }
 

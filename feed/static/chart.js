@@ -112,7 +112,7 @@ export class Chart {
         {},
         {
           stroke: colour("--line"),
-          width: 1.5,
+          width: 2, // even: half a stroke of an odd one shows at the edge of a gap
           fill: (/** @type {any} */ plot) => gradient(plot, colour("--line-fill")),
           paths: uPlot.paths.stepped({ align: 1 }),
           points: { show: false },

@@ -42,18 +42,20 @@ export class Depth {
     const deepest = Math.max(total(bids), total(asks));
     drawSide(this.#asks, asks, deepest);
     drawSide(this.#bids, bids, deepest);
-    setText(this.#spread, spreadText(bids[0]?.[0], asks[0]?.[0]));
+    const [spread, share] = spreadTexts(bids[0]?.[0], asks[0]?.[0]);
+    setText(this.#spread, share ? `${spread} · ${share}` : spread);
     this.#note.hidden = this.#event !== null;
     setText(this.#note, this.#empty);
   }
 }
 
-/** "0.01 · 0.02 bp": exact in the quote currency, and as a part of the price.
- * @param {string|null|undefined} bid @param {string|null|undefined} ask */
-export function spreadText(bid, ask) {
-  if (bid == null || ask == null) return "–";
+/** `["0.01", "0.02 bp"]`: exact in the quote currency, and as a part of the price.
+ * @param {string|null|undefined} bid @param {string|null|undefined} ask
+ * @returns {[string, string]} */
+export function spreadTexts(bid, ask) {
+  if (bid == null || ask == null) return ["–", ""];
   const share = ((Number(ask) - Number(bid)) / Number(bid)) * 1e4;
-  return `${subtract(ask, bid)} · ${share.toFixed(share < 10 ? 2 : 0)} bp`;
+  return [subtract(ask, bid), `${share.toFixed(Math.abs(share) < 10 ? 2 : 0)} bp`];
 }
 
 /** @param {[string, string][]} levels */

@@ -2,7 +2,7 @@
 import { byId, onFrame, setData, setText } from "./dom.js";
 import { showPrice } from "./decimal.js";
 import { split } from "./feed.js";
-import { spreadText } from "./depth.js";
+import { spreadTexts } from "./depth.js";
 
 export class Headline {
   #last = byId("last");
@@ -51,7 +51,9 @@ export class Headline {
     showPrice(byId("best-ask"), quote?.ask);
     setText(byId("best-bid-size"), quote?.bid_size ?? "");
     setText(byId("best-ask-size"), quote?.ask_size ?? "");
-    setText(byId("spread"), spreadText(quote?.bid, quote?.ask));
+    const [spread, share] = spreadTexts(quote?.bid, quote?.ask);
+    setText(byId("spread"), spread);
+    setText(byId("spread-share"), share);
     const shown = this.#trade?.price ?? quote?.bid ?? "";
     document.title = `${shown && `${shown} `}${symbol} ${exchange} – pricefeed`;
   }

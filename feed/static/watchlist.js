@@ -50,6 +50,11 @@ export class Watchlist {
     addEventListener("keydown", (e) => this.#globalKey(e));
   }
 
+  /** Whether a topic has its row. @param {string} topic */
+  has(topic) {
+    return this.#rows.has(topic);
+  }
+
   /** Make sure that a topic has its row. @param {string} topic @returns {Row} */
   add(topic) {
     let row = this.#rows.get(topic);

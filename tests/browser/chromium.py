@@ -151,8 +151,10 @@ class Page:
             AssertionError: It did not become so in time.
         """
         deadline = time.monotonic() + within_s
+        # An element has no value of its own to return: it counts as true.
+        settled = f"(async (found) => found instanceof Node || found)(await ({expression}))"
         while True:
-            value = await self.evaluate(expression)
+            value = await self.evaluate(f"(async () => {settled})()")
             if value:
                 return value
             if time.monotonic() > deadline:

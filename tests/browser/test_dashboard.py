@@ -1,4 +1,4 @@
-"""The dashboard of the real product, ``feed run`` on the bundled tapes, in a headless Chromium."""
+"""The real product in a headless Chromium: ``feed run`` where no exchange answers."""
 
 from __future__ import annotations
 
@@ -6,79 +6,112 @@ import contextlib
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
-import time
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
 
+from adapters.registry import REGISTRY
 from tests.browser.chromium import Page
 
 REPO = Path(__file__).resolve().parents[2]
 ARTIFACTS = REPO / "artifacts"
 START_S = 60
 
-#: What the tests ask of the page: `prices` by exchange, in the order of the list, and which
-#: exchanges show others than when `remember` was called.
+#: `moved()` names the exchanges of which some price text has changed since it was first asked.
 ASK = """
-window.prices = () => {
-  const found = {};
-  for (const cell of document.querySelectorAll("[data-field]")) {
-    const exchange = cell.dataset.topic.split(".")[1];
-    (found[exchange] ??= {})[cell.dataset.topic + cell.dataset.field] = cell.textContent;
+window.firsts = {};
+window.moved = () => {
+  const exchanges = new Set();
+  for (const { dataset, textContent } of document.querySelectorAll("[data-field]")) {
+    if (!/[0-9]/.test(textContent)) continue;
+    const first = (firsts[dataset.topic + dataset.field] ??= textContent);
+    if (first !== textContent) exchanges.add(dataset.topic.split(".")[1]);
   }
-  return found;
+  return [...exchanges];
 };
-window.remember = () => void (window.before = prices());
-window.moved = () => Object.entries(prices()).filter(([exchange, now]) =>
-  Object.entries(before[exchange] ?? {}).some(([c, was]) => /\\d/.test(was) && was !== now[c])
-);
 """
+
+#: "binance.BTC-USDT" of all that have trades, a quote and depth; null while there is none.
+SYMBOLS = """(async () => {
+  const [trades, ...others] = await Promise.all(["trade", "quote", "depth"].map(async (kind) => {
+    const page = await (await fetch(`/v1/topics?pattern=${kind}.*.*`)).json();
+    return page.topics.map(({ topic }) => topic.slice(kind.length + 1));
+  }));
+  const found = trades.filter((key) => others.every((keys) => keys.includes(key)));
+  return found.length ? found : null;
+})()"""
 
 
 @contextlib.contextmanager
 def feed_run(port: int) -> Iterator[str]:
-    """Run the product on bundled tapes and yield the dashboard's address.
+    """Run the product with every exchange out of reach and yield the dashboard's address.
 
-    The address is that which the command prints; port 0 means any free one.
+    It falls back to the bundled tapes by itself. The address is that which the command prints;
+    port 0 means any free one.
     """
-    command = [sys.executable, "-m", "feed.cli", "run", "--source", "tape", "--loop"]
+    command = [sys.executable, "-m", "feed", "run", "--port", str(port)]
     environ = {k: v for k, v in os.environ.items() if not k.startswith("FEED_")}
-    process = subprocess.Popen(
-        [*command, "--port", str(port)],
-        cwd=REPO,
-        env={**environ, "PYTHONUNBUFFERED": "1"},
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    try:
-        yield _address(process)
-    finally:
-        process.send_signal(signal.SIGTERM)
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))  # and never listens: whoever connects is refused
+        nowhere = f"http://127.0.0.1:{closed.getsockname()[1]}"
+        for exchange in REGISTRY:
+            command += ["--endpoint", f"{exchange}={nowhere}"]
+        process = subprocess.Popen(
+            command,
+            cwd=REPO,
+            env=environ,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        said = Transcript(process)
         try:
-            process.communicate(timeout=20)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.communicate()
-            raise
+            yield said.address(START_S)
+        finally:
+            process.send_signal(signal.SIGTERM)
+            try:
+                process.wait(timeout=20)
+            finally:
+                process.kill()
+                said.close()
 
 
-def _address(process: subprocess.Popen[str]) -> str:
-    assert process.stdout is not None
-    said = []
-    deadline = time.monotonic() + START_S
-    for line in process.stdout:
-        said.append(line)
-        if found := re.search(r"http://[\w.]+:\d+", line):
-            return found[0]
-        if time.monotonic() > deadline:
-            break
-    raise AssertionError("feed run printed no address:\n" + "".join(said))
+class Transcript:
+    """Reads what a process says, so that it never waits for a reader."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        assert process.stderr is not None
+        self._stream = process.stderr
+        self._lines: list[str] = []
+        self._address = ""
+        self._found = threading.Event()
+        self._thread = threading.Thread(target=self._read)
+        self._thread.start()
+
+    def address(self, within_s: float) -> str:
+        """Return the dashboard's address once it is said."""
+        if not (self._found.wait(within_s) and self._address):
+            raise AssertionError("feed run printed no address:\n" + "".join(self._lines))
+        return self._address
+
+    def close(self) -> None:
+        self._thread.join()
+        self._stream.close()
+
+    def _read(self) -> None:
+        for line in self._stream:
+            self._lines.append(line)
+            if found := re.search(r"http://localhost:\d+", line):
+                self._address = found[0]
+                self._found.set()
+        self._found.set()
 
 
 @pytest.fixture(scope="module")
@@ -91,13 +124,11 @@ async def test_prices_of_two_exchanges_move_and_the_replay_is_said(
     page: Page, dashboard: str
 ) -> None:
     await page.go(f"{dashboard}/")
-    await page.until("document.querySelectorAll('[data-field=bid]').length >= 2")
     await page.evaluate(ASK)
-    await page.until("Object.keys(prices()).length >= 2")
-    await page.evaluate("remember()")
     await page.until("moved().length >= 2", within_s=60)
     banner = "document.getElementById('banner')"
-    await page.until(f"!{banner}.hidden && {banner}.textContent.startsWith('REPLAY: ')")
+    await page.until(f"!{banner}.hidden")
+    assert await page.evaluate(f"{banner}.textContent") == "REPLAY: no exchange reachable"
     await page.until("document.querySelector('#trades .trade, #bids .price:not(:empty)')")
     await page.screenshot(ARTIFACTS / "dashboard.png")
     await page.prefer("light")
@@ -109,13 +140,17 @@ async def test_prices_of_two_exchanges_move_and_the_replay_is_said(
 
 
 async def test_a_link_opens_its_symbol_with_trades_and_depth(page: Page, dashboard: str) -> None:
-    await page.go(f"{dashboard}/#binance.BTC-USDT")
-    await page.until("document.querySelectorAll('#trades .trade').length >= 3")
-    await page.until("document.querySelectorAll('#bids .price:not(:empty)').length === 20")
-    await page.until("document.querySelectorAll('#asks .price:not(:empty)').length === 20")
+    await page.go(f"{dashboard}/")
+    shared = await page.until(SYMBOLS)
+    chosen = next((key for key in shared if key.endswith(".BTC-USDT")), shared[0])
+    await page.go(f"{dashboard}/?#{chosen}")
+    await page.until("document.querySelector('#trades .trade')", within_s=60)
+    await page.until("document.querySelectorAll('#bids .price:not(:empty)').length >= 5")
+    await page.until("document.querySelectorAll('#asks .price:not(:empty)').length >= 5")
     await page.until("document.getElementById('chart-note').hidden")
+    exchange, symbol = chosen.split(".", 1)
     shown = "[...document.querySelectorAll('#chosen-symbol, #chosen-exchange')]"
-    assert await page.evaluate(f"{shown}.map((e) => e.textContent)") == ["BTC-USDT", "binance"]
+    assert await page.evaluate(f"{shown}.map((e) => e.textContent)") == [symbol, exchange]
     assert page.complaints == []
 
 
@@ -146,5 +181,4 @@ async def test_prices_are_called_frozen_while_the_server_is_away_and_move_again_
         await page.until("document.body.dataset.link === 'live'", within_s=60)
         await page.until("document.querySelector('.row[data-state=live]')", within_s=60)
         await page.evaluate(ASK)
-        await page.evaluate("remember()")
         await page.until("moved().length >= 1", within_s=60)
