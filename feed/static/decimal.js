@@ -1,5 +1,5 @@
 /** Decimal text: shown with the exchange's own digits, computed exactly where it is computed. */
-import { el } from "./dom.js";
+import { el, setText } from "./dom.js";
 
 const CALM = matchMedia("(prefers-reduced-motion: reduce)");
 
@@ -26,34 +26,42 @@ function scaled(text, places) {
 }
 
 /**
- * Show a price digit for digit. From five whole digits on the thousands stand a little apart, by
- * style only: the text (also when copied) stays as it came. Null shows a dash.
+ * Show a price or size digit for digit. From five whole digits on the thousands stand a little
+ * apart, a row of zeros at the end is faint, a long number is set smaller: by style only, the text
+ * (also when copied) stays as it came. Null shows a dash.
  * @param {HTMLElement} node @param {string|null|undefined} text
  */
-export function showPrice(node, text) {
+export function showNumber(node, text) {
   const shown = text ?? "–";
   if (node.textContent === shown) return;
-  const parts = thousands(shown);
-  if (node.childElementCount === parts.length && parts.length > 1) {
-    parts.forEach((part, i) => (node.children[i].textContent = part));
-  } else if (parts.length === 1) {
+  const parts = takeApart(shown);
+  const classes = parts.map(([name]) => name).join();
+  if (parts.length === 1) {
     node.textContent = shown;
+  } else if (node.dataset.parts === classes && node.childElementCount === parts.length) {
+    parts.forEach(([, part], i) => setText(node.children[i], part));
   } else {
-    node.replaceChildren(...parts.map((part) => el("span", "k", part)));
+    node.replaceChildren(...parts.map(([name, part]) => el("span", name, part)));
+    node.dataset.parts = classes;
   }
+  node.classList.toggle("long", shown.length > 11);
 }
 
-/** @param {string} text */
-function thousands(text) {
-  const whole = text.length - (decimals(text) && decimals(text) + 1);
-  if (whole < 5) return [text];
-  const parts = [];
-  let end = text.length;
-  for (let start = whole - 3; start > 0; start -= 3) {
-    parts.unshift(text.slice(start, end));
+/** Thousands, the rest, and of a long fraction the zeros at its end, if there are many.
+ * @param {string} text @returns {[className: string, part: string][]} */
+function takeApart(text) {
+  const places = decimals(text);
+  const whole = text.length - (places && places + 1);
+  const ending = text.length - text.replace(/0+$/, "").length;
+  const zeros = places > 4 && ending > 2 ? Math.min(ending, places - 2) : 0;
+  /** @type {[string, string][]} */
+  const parts = zeros ? [["zeros", text.slice(-zeros)]] : [];
+  let end = text.length - zeros;
+  for (let start = whole - 3; whole > 4 && start > 0; start -= 3) {
+    parts.unshift(["k", text.slice(start, end)]);
     end = start;
   }
-  parts.unshift(text.slice(0, end));
+  parts.unshift(["k", text.slice(0, end)]);
   return parts;
 }
 

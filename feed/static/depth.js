@@ -1,6 +1,6 @@
 /** The depth ladder of the chosen symbol: asks above, bids below, bars as deep as what is summed. */
 import { byId, el, onFrame, setText } from "./dom.js";
-import { showPrice, subtract } from "./decimal.js";
+import { showNumber, subtract } from "./decimal.js";
 
 const LEVELS = 20;
 
@@ -55,7 +55,8 @@ export class Depth {
 export function spreadTexts(bid, ask) {
   if (bid == null || ask == null) return ["–", ""];
   const share = ((Number(ask) - Number(bid)) / Number(bid)) * 1e4;
-  return [subtract(ask, bid), `${share.toFixed(Math.abs(share) < 10 ? 2 : 0)} bp`];
+  const places = Math.abs(share) < 0.1 ? 4 : Math.abs(share) < 10 ? 2 : 0;
+  return [subtract(ask, bid), `${share.toFixed(places)} bp`];
 }
 
 /** @param {[string, string][]} levels */
@@ -69,8 +70,8 @@ function drawSide(rungs, levels, deepest) {
   rungs.forEach((rung, i) => {
     const [price, size] = levels[i] ?? ["", ""];
     sum += Number(size);
-    showPrice(rung.price, price);
-    setText(rung.size, size);
+    showNumber(rung.price, price);
+    showNumber(rung.size, size);
     rung.bar.style.transform = `scaleX(${price && deepest ? (sum / deepest).toFixed(4) : 0})`;
   });
 }

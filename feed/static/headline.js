@@ -1,6 +1,6 @@
 /** The headline of the chosen symbol: its name, last price, best quote, and whether it is live. */
 import { byId, onFrame, setData, setText } from "./dom.js";
-import { showPrice } from "./decimal.js";
+import { showNumber } from "./decimal.js";
 import { split } from "./feed.js";
 import { spreadTexts } from "./depth.js";
 
@@ -45,14 +45,14 @@ export class Headline {
     const quote = this.#quote;
     setText(byId("chosen-symbol"), symbol);
     setText(byId("chosen-exchange"), exchange);
-    showPrice(this.#last, this.#trade?.price);
+    showNumber(this.#last, this.#trade?.price);
     setData(this.#last, "side", this.#trade?.side ?? "");
-    showPrice(byId("best-bid"), quote?.bid);
-    showPrice(byId("best-ask"), quote?.ask);
-    setText(byId("best-bid-size"), quote?.bid_size ?? "");
-    setText(byId("best-ask-size"), quote?.ask_size ?? "");
+    showNumber(byId("best-bid"), quote?.bid);
+    showNumber(byId("best-ask"), quote?.ask);
+    showNumber(byId("best-bid-size"), quote?.bid_size ?? "");
+    showNumber(byId("best-ask-size"), quote?.ask_size ?? "");
     const [spread, share] = spreadTexts(quote?.bid, quote?.ask);
-    setText(byId("spread"), spread);
+    showNumber(byId("spread"), spread);
     setText(byId("spread-share"), share);
     const shown = this.#trade?.price ?? quote?.bid ?? "";
     document.title = `${shown && `${shown} `}${symbol} ${exchange} – pricefeed`;

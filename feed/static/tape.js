@@ -1,6 +1,6 @@
 /** The trade tape of the chosen symbol: newest first, each gap a row of its own. */
 import { byId, el, onFrame, setText } from "./dom.js";
-import { showPrice } from "./decimal.js";
+import { showNumber } from "./decimal.js";
 import { clockMs } from "./time.js";
 
 /** Rows kept, and so the most that one frame has to draw. */
@@ -43,13 +43,15 @@ export class Tape {
     row.dataset.side = trade.side ?? "";
     row.title = trade.id === null ? "no trade id" : `id ${trade.id}`;
     const price = el("span", "price");
-    showPrice(price, trade.price);
+    showNumber(price, trade.price);
     const time = el("span", "time", clockMs(trade.ts ?? trade.recv));
     if (trade.backfill) {
       row.classList.add("late");
       row.title += ", fetched after a lost connection";
     }
-    row.append(time, price, el("span", "size", trade.size));
+    const size = el("span", "size");
+    showNumber(size, trade.size);
+    row.append(time, price, size);
     this.#push(row);
   }
 

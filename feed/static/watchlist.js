@@ -1,6 +1,6 @@
 /** The watchlist: one row a quoted instrument, kept in order, filtered, chosen by key or pointer. */
 import { byId, el, onFrame, setData, setText } from "./dom.js";
-import { flash, showPrice } from "./decimal.js";
+import { flash, showNumber } from "./decimal.js";
 import { split } from "./feed.js";
 import { span } from "./time.js";
 
@@ -161,8 +161,8 @@ export class Watchlist {
     for (const row of this.#dirty) {
       const { event, shown } = row;
       if (!event) continue;
-      showPrice(row.bid, event.bid);
-      showPrice(row.ask, event.ask);
+      showNumber(row.bid, event.bid);
+      showNumber(row.ask, event.ask);
       row.shown = event;
       this.#drawState(row, now);
       if (row.node.dataset.state !== "live") continue; // what is not live must not light up

@@ -1,4 +1,4 @@
-"""A server whose every word a test says itself: it serves ``feed.js`` and hands sockets over."""
+"""A server whose every word a test says itself: it serves our modules and hands sockets over."""
 
 from __future__ import annotations
 
@@ -88,9 +88,10 @@ async def scripted() -> AsyncIterator[Scripted]:
 
 
 def _static(_connection: ServerConnection, request: Request) -> Response | None:
-    """Answer what is not the WebSocket: an empty page and the client."""
-    if request.path == "/feed.js":
-        return _answer("text/javascript", (STATIC / "feed.js").read_bytes())
+    """Answer what is not the WebSocket: an empty page and our modules."""
+    module = STATIC / request.path.lstrip("/")
+    if module.parent == STATIC and module.suffix == ".js" and module.is_file():
+        return _answer("text/javascript", module.read_bytes())
     if request.path == "/":
         return _answer("text/html", EMPTY_PAGE)
     return None
