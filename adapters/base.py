@@ -195,6 +195,14 @@ class Adapter(ABC):
             BadPayload: Cannot be understood; no state has changed.
         """
 
+    def unread(self, frame: bytes, recv: int) -> Iterable[Output]:
+        """Return what follows from a frame that ``parse`` refused.
+
+        Where the stream's own numbers or checksum will show the loss, nothing. Where nothing
+        would, the loss is declared here: a gap, or a book asked for afresh.
+        """
+        return ()
+
     def fetched(self, key: str, body: bytes, recv: int) -> Iterable[Output]:
         """Take the answer to a ``Fetch``.
 

@@ -16,7 +16,7 @@ from typing import ClassVar
 import msgspec
 from msgspec.structs import asdict, replace
 
-from adapters.base import Limits, Output, Plan, Refused, Send, Stream
+from adapters.base import Limits, Output, Plan, Refused, Send, Stream, upstream_gap
 from adapters.book import DepthPacer
 from adapters.bybit_frames import (
     Frame,
@@ -30,7 +30,7 @@ from adapters.bybit_frames import (
     is_snapshot,
 )
 from adapters.bybit_listing import name_linear, name_spot, read_linear, read_spot
-from adapters.channels import BookStream, ChannelAdapter, find
+from adapters.channels import RESUBSCRIBE_US, BookStream, ChannelAdapter, find, is_json
 from adapters.text import decimal, levels, signed
 from feed.errors import BadPayload
 from feed.models import Derivative, Instrument, Side, Ticker, Trade
@@ -43,6 +43,7 @@ ARGS_PER_REQUEST = 10
 SIDES: dict[str, Side] = {"Buy": "buy", "Sell": "sell"}
 
 _encode = msgspec.json.Encoder().encode
+_TOPIC = re.compile(rb'"topic"\s*:\s*"(?:(publicTrade|tickers)\.)?([^"]{1,64})"')
 
 
 def _request(op: str, streams: Iterable[Stream], req_id: str) -> Send:
@@ -131,6 +132,9 @@ class _Bybit(ChannelAdapter):
         self._tickers = {native: TickerFields() for native in plan.instruments}
         #: Our topic -> the values last emitted.
         self._shown: dict[str, tuple[str | int | None, ...]] = {}
+        #: Trade topics whose last entry is the gap of an unreadable frame.
+        self._doubted: set[str] = set()
+        self._tickers_asked: dict[str, int] = {}
         self._requests: dict[str, tuple[Stream, ...]] = {}
         self._request_count = 0
 
@@ -173,6 +177,29 @@ class _Bybit(ChannelAdapter):
         if channel not in self.ignored:
             raise BadPayload(self.name, frame, f"unknown topic {message.topic[:80]!r}")
         return ()
+
+    def unread(self, frame: bytes, recv: int) -> Iterable[Output]:
+        """Doubt what carries no number: trades and merged tickers. Books prove themselves."""
+        found = _TOPIC.search(frame)
+        if found is None and is_json(frame):
+            return ()  # a reply, or a type that carries nothing of ours
+        channel, native = (found[1], found[2].decode(errors="replace")) if found else (None, None)
+        if found is not None and channel is None:
+            return ()
+        out: list[Output] = []
+        for stream in self.plan_.streams:
+            if native not in (None, stream.native):
+                continue
+            if stream.channel == "publicTrade" and channel in (None, b"publicTrade"):
+                topic = self._topics[stream.native].get("trade")
+                if topic is not None and topic not in self._doubted:
+                    self._doubted.add(topic)
+                    out.append(upstream_gap(topic, recv, "upstream_sequence", None))
+            elif stream.channel == "tickers" and channel in (None, b"tickers"):
+                if recv >= self._tickers_asked.get(stream.native, 0):
+                    self._tickers_asked[stream.native] = recv + RESUBSCRIBE_US
+                    out += self._afresh(stream)
+        return out
 
     def resync(self, native: str) -> Sequence[Output]:
         own = [one.stream for one in self._books.values() if one.stream.native == native]
@@ -220,6 +247,7 @@ class _Bybit(ChannelAdapter):
         ]
         out = [*self._pacer.advance(message.ts * 1_000)]
         if topic is not None:
+            self._doubted.discard(topic)
             out += [
                 Trade(topic, 0, ts, recv, 0, one.i, price, size, SIDES[one.S])
                 for one, ts, price, size in trades

@@ -7,6 +7,8 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from sys import maxsize
 from typing import ClassVar, TypeVar
 
+import msgspec
+
 from adapters.base import Adapter, Output, Plan, Stream, upstream_gap
 from adapters.book import BookFeed, DepthPacer
 from feed.models import Gap, Instrument, Level
@@ -16,6 +18,7 @@ from feed.topics import symbol_text
 RESUBSCRIBE_US = 5_000_000
 
 _T = TypeVar("_T")
+_decode_any = msgspec.json.Decoder().decode
 
 
 class ChannelAdapter(Adapter):
@@ -137,6 +140,15 @@ class TradeIds:
 
     def gap(self, lost: int, recv: int) -> Gap:
         return upstream_gap(self.topic, recv, "upstream_sequence", lost)
+
+
+def is_json(frame: bytes) -> bool:
+    """Whether a frame is whole JSON, so that a type we don't know is all that is wrong with it."""
+    try:
+        _decode_any(frame)
+    except (ValueError, RecursionError):
+        return False
+    return True
 
 
 def find(table: Mapping[str, _T], native: str) -> _T:

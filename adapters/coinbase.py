@@ -17,7 +17,7 @@ import msgspec
 
 from adapters.base import Leave, Limits, Output, Plan, Refused, Send, Stream
 from adapters.book import DepthPacer
-from adapters.channels import BookStream, ChannelAdapter, TradeIds, find
+from adapters.channels import BookStream, ChannelAdapter, TradeIds, find, is_json
 from adapters.coinbase_frames import (
     Error,
     Heartbeat,
@@ -48,6 +48,8 @@ FEEDS = {
 TAKER_SIDE: Mapping[Side, Side] = {"buy": "sell", "sell": "buy"}
 
 _encode = msgspec.json.Encoder().encode
+_LEVEL2 = re.compile(rb'"type"\s*:\s*"(?:l2update|snapshot)"')
+_PRODUCT = re.compile(rb'"product_id"\s*:\s*"([^"]{1,64})"')
 
 
 def _request(type_: str, streams: Iterable[Stream]) -> Send:
@@ -158,6 +160,18 @@ class Coinbase(ChannelAdapter):
                 return ()
             raise BadPayload(self.name, frame, str(e)) from e
         return ()
+
+    def unread(self, frame: bytes, recv: int) -> Iterable[Output]:
+        """Doubt the books a frame may have been for: level 2 has no number that shows a loss."""
+        if is_json(frame) and _LEVEL2.search(frame) is None:
+            return ()
+        product = _PRODUCT.search(frame)
+        native = product[1].decode(errors="replace") if product else None
+        out: list[Output] = []
+        for one, book in self._books.items():
+            if native in (None, one):
+                out += book.lost("unreadable", recv, partial(self.resync, one))
+        return out
 
     def resync(self, native: str) -> Sequence[Output]:
         book = self._books.get(native)

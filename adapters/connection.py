@@ -144,6 +144,7 @@ class Connection:
                 self._handle(self._adapter.parse(raw, recv), recv)
             except BadPayload as e:
                 runner.bad_frame(e)
+                self._handle(self._adapter.unread(raw, recv), recv)
             else:
                 self._heard = True
             if self._leave is not None:

@@ -560,3 +560,25 @@ def test_the_adapter_understands_what_the_venue_answers(market: Market) -> None:
         waiting += only(Send, outputs)
     assert [one.streams for one in refused] == [(unknown,)]
     assert set(asked) == set(recording.streams)
+
+
+@pytest.mark.parametrize(
+    ("frame", "gaps", "asked"),
+    [
+        pytest.param(b'{"topic":"publicTrade.BTCUSDT","data":[{"T":', 1, 0, id="trades"),
+        pytest.param(b'{"topic":"tickers.BTCUSDT","data":7}', 0, 2, id="merged ticker"),
+        pytest.param(b'{"topic":"orderbook.200.BTCUSDT"', 0, 0, id="a book proves itself"),
+        pytest.param(b"\x00\xff garbage", 1, 2, id="anything"),
+        pytest.param(b'{"topic":"unheard.of"}', 0, 0, id="an unknown type"),
+    ],
+)
+def test_an_unreadable_frame_is_declared_where_nothing_else_would_show_it(
+    frame: bytes, gaps: int, asked: int
+) -> None:
+    reader = linear("publicTrade", "tickers", "orderbook.200")
+    with pytest.raises(BadPayload):
+        list(reader.parse(frame, 0))
+    outputs = list(reader.unread(frame, 1))
+    assert [gap.topic for gap in only(Gap, outputs)] == ["trade.bybit-linear.BTC-USDT-PERP"] * gaps
+    assert len(only(Send, outputs)) == asked
+    assert not list(reader.unread(frame, 2)), "said once, not for every bad frame"

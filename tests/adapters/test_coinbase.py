@@ -340,3 +340,30 @@ def test_the_adapter_understands_what_the_venue_answers() -> None:
     ack = venue.request("/", again.frame)
     assert ack.streams == (Stream("level2", "SKL-GBP"), Stream("matches", "SKL-GBP"))
     assert parse(reader, [one.encode() for one in ack.frames]) == []
+
+
+@pytest.mark.parametrize(
+    ("frame", "doubted"),
+    [
+        pytest.param(message("l2update", changes=[["buy", "NaN", "1"]]), {"BTC-USD"}, id="one"),
+        pytest.param(message("l2update")[:-9], {"BTC-USD"}, id="cut short"),
+        pytest.param(b"\x00\xff garbage", {"BTC-USD", "ETH-USD"}, id="anybody's"),
+        pytest.param(message("matchless"), set(), id="a type that carries no book"),
+    ],
+)
+def test_an_unreadable_frame_gives_up_the_books_it_may_have_been_for(
+    frame: bytes, doubted: set[str]
+) -> None:
+    natives = ("BTC-USD", "ETH-USD")
+    reader = coinbase("level2_batch", natives=natives)
+    for native in natives:
+        parse(
+            reader, [message("snapshot", product_id=native, bids=[["1", "2"]], asks=[["3", "4"]])]
+        )
+    with pytest.raises(BadPayload):
+        parse(reader, [frame])
+    outputs = list(reader.unread(frame, 1))
+    assert {health.native for health in only(Health, outputs)} == doubted
+    assert {gap.topic for gap in only(Gap, outputs)} == {f"book.coinbase.{one}" for one in doubted}
+    assert len(only(Send, outputs)) == 2 * len(doubted)
+    assert not only(Send, reader.unread(frame, 2)), "asked for once, not for every bad frame"
