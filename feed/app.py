@@ -28,8 +28,12 @@ _SECURITY = [
 ]
 
 
-class SecurityHeaders:
-    """Adds the headers that keep a browser from running or leaking what is not ours."""
+class BrowserHeaders:
+    """Keeps a browser from running what is not ours, and from showing what is old.
+
+    Without ``no-cache`` a browser mixes modules of two versions after an upgrade; with it, it asks
+    first and the ETag answers.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -41,7 +45,10 @@ class SecurityHeaders:
 
         async def send_with(message: Message) -> None:
             if message["type"] == "http.response.start":
-                message["headers"] = [*message.get("headers", []), *_SECURITY]
+                given = list(message.get("headers", []))
+                if not any(name == b"cache-control" for name, _ in given):
+                    given.append((b"cache-control", b"no-cache"))
+                message["headers"] = [*given, *_SECURITY]
             await send(message)
 
         await self._app(scope, receive, send_with)
@@ -72,7 +79,7 @@ def create_app(settings: Settings, bus: Bus) -> Starlette:
     app = Starlette(
         routes=[*api.ROUTES, Mount("/", StaticFiles(directory=_STATIC, html=True))],
         lifespan=lifespan,
-        middleware=[Middleware(SecurityHeaders)],
+        middleware=[Middleware(BrowserHeaders)],
         exception_handlers=handlers,
     )
     app.state.gateway = gateway
