@@ -15,7 +15,7 @@ from typing import Protocol
 from urllib.parse import urlsplit
 
 import msgspec
-from websockets.exceptions import InvalidStatus, WebSocketException
+from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
 
 from adapters.base import Adapter, Limits, Plan
 from adapters.connection import Connection, Leaving
@@ -158,7 +158,9 @@ class Runner:
             except (OSError, WebSocketException, StaleConnection) as e:
                 if isinstance(e, InvalidStatus):
                     wait_s = retry_after(e.response.headers.get("Retry-After"))
-                log.warning("%s: connection %d: %s", self.name, index + 1, e or type(e).__name__)
+                level = logging.INFO if _is_announced(e) else logging.WARNING
+                why = e or type(e).__name__
+                log.log(level, "%s: connection %d: %s", self.name, index + 1, why)
             except Exception:  # the task's outer edge: costs the connection, never the process
                 log.exception("%s: connection %d failed", self.name, index + 1)
                 reason = "failed"
@@ -176,6 +178,12 @@ class Runner:
         reason = reason if was_fed else "unreachable"
         self.tell(self.board.topics(topics, what, reason, now))
         self.tell(self.board.connection(index, what, reason, now))
+
+
+def _is_announced(error: Exception) -> bool:
+    """Whether the exchange said that it goes away or restarts; that is its daily business."""
+    closed = error.rcvd if isinstance(error, ConnectionClosed) else None
+    return closed is not None and closed.code in (1001, 1012)
 
 
 def endpoints(adapter: type[Adapter], override: str | None) -> tuple[str, str]:
