@@ -79,7 +79,7 @@ async def test_a_recorded_tape_plays_what_was_said(tmp_path: Path) -> None:
     async with exchange.start() as server:
         task = asyncio.create_task(record(_settings(server), "toy", out, stop=stop))
         await eventually(lambda: exchange.said == 4)
-            stop.set()
+        stop.set()
         written = await task
     lines = list(tape.read(out))
     assert len(lines) == written
