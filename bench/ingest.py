@@ -28,7 +28,7 @@ from adapters import registry
 from adapters.base import Adapter, Checkpoint, Fetch, Output
 from adapters.connection import EVENTS
 from adapters.playback import bundled
-from adapters.replay import Recording, load
+from adapters.recording import Recording, load
 from adapters.selection import by_stream, check_kinds
 from adapters.tasks import now_us
 from bench import report
@@ -189,7 +189,7 @@ COLUMNS = (
 def cells(row: Row) -> list[str]:
     """Return the row as the table shows it."""
     number = report.number
-    most = islice(sorted(row.channels.items(), key=lambda item: -item[1]), 4)
+    most = islice(sorted(row.channels.items(), key=lambda item: -item[1]), 3)
     return [
         row.name,
         number(row.frames),
