@@ -13,7 +13,8 @@ import msgspec
 from adapters import registry
 from adapters.base import Adapter
 from adapters.publisher import Publisher
-from adapters.replay import FakeExchange, Recording, load
+from adapters.recording import Recording, load
+from adapters.replay import FakeExchange
 from adapters.runner import Runner
 from adapters.selection import Selection, SymbolCheck, by_stream, wanted_kinds
 from adapters.service import Context, publish

@@ -10,19 +10,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import NamedTuple
 
 from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.datastructures import Headers
 from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request, Response
 
-from adapters import registry, tape
-from adapters.base import Ack, Stream, TapeLine, Venue
+from adapters import registry
+from adapters.base import Ack, Stream
+from adapters.recording import Recording, load
 from adapters.tasks import until
 from feed.errors import ConfigError
 
@@ -55,73 +55,6 @@ def parse_speed(text: str) -> float | None:
     if not 0.0 < speed <= 1e6:
         raise ConfigError(f"speed {text[:20]!r}: 1 is as recorded, 20 is 20 times as fast, or max")
     return speed
-
-
-class Frame(NamedTuple):
-    """One frame to send; ``at`` in seconds since the tape's first; ``stream`` None: to all."""
-
-    at: float
-    stream: Stream | None
-    body: bytes
-    is_text: bool
-
-
-class Recording:
-    """What one exchange said on a tape, ready to be said again. Pure.
-
-    Attributes:
-        frames: In the order received.
-        streams: Every stream that has frames.
-        bodies: REST key -> recorded bodies, in order.
-    """
-
-    def __init__(self, lines: Sequence[TapeLine], venue: Venue) -> None:
-        for line in lines:
-            venue.scan(line)
-        self.venue = venue
-        self.frames: list[Frame] = []
-        self.bodies: dict[str, list[bytes]] = {}
-        first_at: float | None = None
-        at = 0.0
-        for line in lines:
-            if line.dir == "rest":
-                key = venue.rest_key_of(line)
-                if key is not None:
-                    self.bodies.setdefault(key, []).append(tape.body(line))
-            if line.dir != "in":
-                continue
-            stream = venue.stream_of(line)
-            if stream is None and not venue.is_broadcast(line):
-                continue
-            if line.t is not None:
-                first_at = line.t if first_at is None else first_at
-                # Clocks step; order never does.
-                at = max(at, line.t - first_at)
-            self.frames.append(Frame(at, stream, tape.body(line), tape.is_text(line)))
-        self.streams = frozenset(f.stream for f in self.frames if f.stream is not None)
-
-    @property
-    def length_s(self) -> float:
-        return self.frames[-1].at if self.frames else 0.0
-
-
-def load(path: Path, exchange: str | None = None) -> dict[str, Recording]:
-    """Read a tape; return what each exchange on it said.
-
-    Args:
-        exchange: Read it as this exchange's; None: as its URLs and frames tell.
-
-    Raises:
-        ConfigError: Not a tape, or of no exchange we know.
-    """
-    lines = list(tape.read(path))
-    names = [exchange] if exchange else registry.exchanges_of(lines)
-    if not names:
-        raise ConfigError(f"{path}: cannot tell whose tape this is; name it with --exchange")
-    found = {name: Recording(lines, registry.entry(name).load_venue()()) for name in names}
-    if not any(recording.streams for recording in found.values()):
-        raise ConfigError(f"{path}: no frame on it is one of {', '.join(names)}")
-    return {name: recording for name, recording in found.items() if recording.streams}
 
 
 class FakeExchange:

@@ -14,7 +14,8 @@ from adapters import ingest, registry
 from adapters.base import Adapter, TapeLine, Venue
 from adapters.ingest import run_ingest
 from adapters.playback import bundled
-from adapters.replay import FakeExchange, Recording
+from adapters.recording import Recording
+from adapters.replay import FakeExchange
 from adapters.tape import TapeWriter
 from feed.bus.memory import MemoryBroker
 from feed.config import Settings

@@ -15,7 +15,8 @@ from websockets.http11 import Request, Response
 from adapters import registry, tape
 from adapters.base import Adapter
 from adapters.record import record
-from adapters.replay import FakeExchange, load
+from adapters.recording import load
+from adapters.replay import FakeExchange
 from feed.config import Settings
 from feed.errors import ConfigError
 from tests.adapters.kit import eventually

@@ -11,7 +11,8 @@ from websockets.exceptions import ConnectionClosed
 
 from adapters import replay
 from adapters.base import Stream, TapeLine
-from adapters.replay import FakeExchange, Recording, parse_speed
+from adapters.recording import Recording, load
+from adapters.replay import FakeExchange, parse_speed
 from feed.errors import ConfigError
 from tests.adapters.kit import eventually
 from tests.adapters.toy import ToyVenue, answered, received, snapshot, trade
@@ -202,4 +203,4 @@ def test_a_tape_of_nobody_we_know_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_text('{"dir":"in","raw":"hello"}\n')
     with pytest.raises(ConfigError, match="--exchange"):
-        replay.load(path)
+        load(path)

@@ -12,7 +12,8 @@ from websockets.asyncio.server import ServerConnection, serve
 
 from adapters import connection
 from adapters.base import Limits, TapeLine
-from adapters.replay import FakeExchange, Recording
+from adapters.recording import Recording
+from adapters.replay import FakeExchange
 from adapters.runner import Runner, endpoints
 from adapters.status import StatusBoard
 from feed.errors import ConfigError
