@@ -289,8 +289,8 @@ def _doubts(row: Row) -> Iterator[str]:
 
 
 COLUMNS = (
-    "load", "deliveries/s", "CPU user", "system", "deliveries/CPU-s", "writes/s", "events/write",
-    "p50 ms", "p99", "p99.9", "RSS MiB", "lost", "clients' CPU",
+    "load", "deliveries/s", "CPU user", "system", "waited", "deliveries/CPU-s",
+    "writes/s", "events/write", "p50 ms", "p99", "p99.9", "RSS MiB", "lost", "clients' CPU",
 )  # fmt: skip
 
 
@@ -302,6 +302,7 @@ def cells(row: Row) -> list[str]:
         number(row.deliveries_per_s),
         f"{row.cpu_user:.0%}",
         f"{row.cpu_system:.0%}",
+        f"{row.cpu_waited:.0%}",
         number(row.deliveries_per_cpu_s),
         number(row.writes_per_s),
         f"{row.events_per_write:.1f}",
