@@ -63,6 +63,7 @@ class Gateway:
         self._patience_max_s = settings.patience_max_ms / 1000
         self._patience_s = 0.0
         self._flushed_at = 0.0
+        self._is_flush_due = False
         self._beat_timer: asyncio.TimerHandle | None = None
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -114,6 +115,9 @@ class Gateway:
     # Clocks.
 
     def _wake(self) -> None:
+        if self._is_flush_due:
+            return
+        self._is_flush_due = True
         wait = self._flushed_at + self._patience_s - self._loop.time()
         if wait <= 0:
             self._loop.call_soon(self._flush)
@@ -121,6 +125,7 @@ class Gateway:
             self._loop.call_later(wait, self._flush)
 
     def _flush(self) -> None:
+        self._is_flush_due = False
         started = time.perf_counter()
         more = self.hub.flush(now_us())
         self._patience_s = min(time.perf_counter() - started, self._patience_max_s)
@@ -134,13 +139,17 @@ class Gateway:
             return
         if self._beat_timer is not None:
             self._beat_timer.cancel()
-        wait = max(0.0, (due - now_us()) / 1e6)
+        wait = max(0.0, (due - self._beat_clock()) / 1e6)
         self._beat_timer = self._loop.call_later(wait, self._beat)
 
     def _beat(self) -> None:
         self._beat_timer = None
-        self.hub.beat(now_us())
+        self.hub.beat(self._beat_clock())
         self._wake_beats()
+
+    def _beat_clock(self) -> int:
+        """Return µs of a clock that nobody sets: a corrected wall clock must not stop the beats."""
+        return int(self._loop.time() * 1e6)
 
     async def _every(self, period_s: float, work: Callable[[], None]) -> None:
         """Run ``work`` on a steady beat; a late one is not made up for."""
@@ -148,7 +157,10 @@ class Gateway:
         while True:
             due = max(due + period_s, self._loop.time())
             await asyncio.sleep(due - self._loop.time())
-            work()
+            try:
+                work()
+            except Exception:  # the task's outer edge: the next round has other clients
+                log.exception("a round of the clients failed")
 
     def _turn(self) -> None:
         """Give one slice of the clients their heartbeat."""

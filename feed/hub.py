@@ -6,6 +6,7 @@ Nothing here awaits, makes a task or copies an entry: one slow reader cannot del
 from __future__ import annotations
 
 import heapq
+import logging
 from collections.abc import Callable
 from itertools import count
 
@@ -13,17 +14,27 @@ from feed.outbox import Item, Outbox, Snapshot, gap_json
 from feed.throttle import Group
 from feed.topic_state import TopicState
 
+log = logging.getLogger("feed.hub")
+
 GroupKey = tuple[frozenset[TopicState], float, str, bool]
 
 
 class Throttled:
-    """One client's throttled topics: rate -> state -> position it has been given."""
+    """One client's throttled topics.
 
-    __slots__ = ("groups", "views")
+    Attributes:
+        views: Rate -> state -> position it has been given, as of when it joined the group.
+        groups: Rate -> the group that serves it.
+        due: Rate -> when its next beat is due by the group that it left, so that a client whose
+            topics change is neither served twice in a period nor put off.
+    """
+
+    __slots__ = ("due", "groups", "views")
 
     def __init__(self) -> None:
         self.views: dict[float, dict[TopicState, int]] = {}
         self.groups: dict[float, tuple[GroupKey, Group]] = {}
+        self.due: dict[float, int] = {}
 
 
 class Hub:
@@ -61,7 +72,10 @@ class Hub:
 
     def publish(self, state: TopicState, epoch: int, seq: int, body: bytes, now: int) -> None:
         """Take the entry that follows in its topic and hand it to everybody who wants it."""
+        # A restart's entry, or one after positions that were declared lost, stands for those too.
+        first = state.seq + 1 if 0 < state.seq < seq else seq
         is_value = state.advance(epoch, seq, body)
+        lost = 1 if is_value else None
         self.entries += 1
         for audience in state.audiences.values():
             members, latest = audience.all, audience.latest
@@ -73,7 +87,7 @@ class Hub:
             else:
                 encoded = encoding.body(body)
             self.encodes += 1
-            item = Item(state, seq, encoded, encoding.frame(encoded), now)
+            item = Item(state, first, seq, lost, encoded, encoding.frame(encoded), now)
             for outbox in members:
                 outbox.push(item)
             if is_value:
@@ -85,7 +99,7 @@ class Hub:
         json = gap_json(state.name, "bus_loss", first, last, None)
         for audience in state.audiences.values():
             body = audience.encoding.body(json)
-            item = Item(state, last, body, audience.encoding.frame(body), now)
+            item = Item(state, first, last, None, body, audience.encoding.frame(body), now)
             for outbox in audience.all:
                 outbox.push(item)
 
@@ -93,7 +107,7 @@ class Hub:
         """Hand out a value that this server made itself (``seq:null``); it is not kept."""
         for audience in state.audiences.values():
             encoded = audience.encoding.body(body)
-            item = Item(state, state.seq, encoded, audience.encoding.frame(encoded), now)
+            item = Item(state, 0, 0, 1, encoded, audience.encoding.frame(encoded), now)
             for outbox in audience.all:
                 outbox.push(item)
             for outbox in audience.latest:
@@ -122,18 +136,25 @@ class Hub:
         throttled.views.setdefault(hz, {})[state] = seq
         self._need_regroup(outbox)
 
-    def change(self, outbox: Outbox, state: TopicState, latest: bool, hz: float | None) -> None:
+    def change(
+        self, outbox: Outbox, state: TopicState, latest: bool, hz: float | None, now: int
+    ) -> None:
         """Deliver a state topic otherwise, in place: nothing twice, the newest value not lost."""
         given = self._unthrottle(outbox, state)
         self._drop(outbox, state)
-        is_due = outbox.pull(state) or (given is not None and given < state.newest_seq)
+        is_due, item = outbox.pull(state)
+        if given is not None:
+            is_due = given < state.newest_seq
         if hz is not None:
             self.throttle(outbox, state, hz, 0 if is_due else state.newest_seq)
             return
         self.attach(outbox, state, latest)
-        if is_due and state.newest is not None:
-            body = state.newest_body(outbox.encoding)
-            item = Item(state, state.newest_seq, body, outbox.encoding.frame(body), 0)
+        if not is_due:
+            return
+        if item is None and state.newest is not None:
+            seq, body = state.newest_seq, state.newest_body(outbox.encoding)
+            item = Item(state, seq, seq, 1, body, outbox.encoding.frame(body), now)
+        if item is not None:
             if latest:
                 outbox.put(state, item)
             else:
@@ -150,8 +171,7 @@ class Hub:
         throttled = self._throttled.pop(outbox, None)
         self._regroup.pop(outbox, None)
         if throttled is not None:
-            for hz in list(throttled.groups):
-                self._leave_group(outbox, throttled, hz)
+            self._leave_groups(outbox, throttled)
 
     def _drop(self, outbox: Outbox, state: TopicState) -> None:
         audience = state.audiences.get(outbox.encoding.name)
@@ -169,23 +189,15 @@ class Hub:
                 assert throttled is not None
                 if hz in throttled.groups:
                     self._leave_group(outbox, throttled, hz)
-                given = view.pop(state)
-                if outbox.drop_blobs():  # they may hold this topic: the rest is sent again
-                    self._owe_everything(outbox, throttled)
-                    given = 0
                 self._need_regroup(outbox)
-                return given
+                return view.pop(state)
         return None
 
-    def _owe_everything(self, outbox: Outbox, throttled: Throttled) -> None:
-        for hz, view in throttled.views.items():
-            if hz in throttled.groups:
-                self._leave_group(outbox, throttled, hz)
-            view.update(dict.fromkeys(view, 0))
-
     def _need_regroup(self, outbox: Outbox) -> None:
+        is_first = not self._regroup
         self._regroup[outbox] = None
-        self._wake_beats()
+        if is_first:
+            self._wake_beats()
 
     # Throttled clients.
 
@@ -220,30 +232,44 @@ class Hub:
                 continue
             key = (frozenset(view), hz, outbox.encoding.name, outbox.batch)
             former = throttled.groups.get(hz)
-            if former is not None and former[0] == key:
-                continue
-            fresh = dict(view)
             if former is not None:
+                if former[0] == key:
+                    continue
                 self._leave_group(outbox, throttled, hz)
             group = self._groups.get(key)
             if group is None:
-                group = self._groups[key] = Group(view, hz, outbox.encoding, outbox.batch, now)
+                due = throttled.due.get(hz)
+                group = Group(view, hz, outbox.encoding, outbox.batch, now, due)
+                self._groups[key] = group
                 heapq.heappush(self._due, (group.due, next(self._ties), group))
-            group.join(outbox, fresh)
+            group.join(outbox, dict(view))
             throttled.groups[hz] = (key, group)
 
     def _leave_group(self, outbox: Outbox, throttled: Throttled, hz: float) -> None:
+        """Note in the client's view what the group has given it, and leave."""
+        if outbox.blobs_in > outbox.blobs_out:
+            # They may hold a topic that is left: none goes out, and what they held is due again.
+            for _, group in throttled.groups.values():
+                group.take_back(outbox)
+            outbox.drop_blobs()
         key, group = throttled.groups.pop(hz)
+        throttled.due[hz] = group.due
         view = throttled.views.get(hz, {})
         view.update((state, seq) for state, seq in group.positions(outbox) if state in view)
         del group.members[outbox]
         if not group.members:
             del self._groups[key]
 
+    def _leave_groups(self, outbox: Outbox, throttled: Throttled) -> None:
+        for hz in list(throttled.groups):
+            self._leave_group(outbox, throttled, hz)
+
     def rebatch(self, outbox: Outbox, batch: bool) -> None:
         """Set the connection's ``batch`` option."""
         outbox.batch = batch
-        if outbox in self._throttled:
+        throttled = self._throttled.get(outbox)
+        if throttled is not None:
+            self._leave_groups(outbox, throttled)  # nothing of the old form may follow the answer
             self._need_regroup(outbox)
 
     # Flushing.
@@ -254,9 +280,14 @@ class Hub:
         more = []
         for outbox in dirty:
             outbox.reported = False
-            data = outbox.take(now)
-            if data:
-                outbox.write(data)
+            try:
+                data = outbox.take(now)
+                if data:
+                    outbox.write(data)
+            except Exception:  # the outer edge of one client's turn: the others go on
+                log.exception("a client cannot be served and is ended")
+                outbox.fail()
+                continue
             if outbox.is_waiting and not (outbox.blocked or outbox.reported):
                 outbox.reported = True
                 more.append(outbox)

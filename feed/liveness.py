@@ -18,8 +18,15 @@ class _Status(msgspec.Struct):
     last_event: int | None = None
 
 
+#: Worst last; what a publisher newer than we are may say beside these counts as the worst.
+_WORST = ("live", "stale", "invalid", "down")
+
 _decode = msgspec.json.Decoder(_Status).decode
 _encode = msgspec.json.Encoder().encode
+
+
+def _badness(health: str) -> int:
+    return _WORST.index(health) if health in _WORST else len(_WORST)
 
 
 class Liveness:
@@ -50,17 +57,22 @@ class Liveness:
 
     def health(self, topic: Topic) -> str | None:
         """Return the topic's health as far as known: the worst of what is said about it."""
-        if not self.is_linked or topic.exchange in self._silent:
-            return "stale"
-        if self._exchanges.get(topic.exchange) == "down":
-            return "down"
-        if topic.kind == "status":
-            return "live"
-        return self._symbols.get((topic.exchange, topic.symbol), {}).get(topic.kind)
+        own = self._symbols.get((topic.exchange, topic.symbol), {}).get(topic.kind)
+        said = ["live" if topic.kind == "status" else own]
+        said.append(self._exchanges.get(topic.exchange))
+        if said[1] == "live":
+            said.pop()  # that an exchange is there says nothing of one topic
+        if self.is_cut_off(topic.exchange):
+            said.append("stale")
+        return max((health for health in said if health is not None), key=_badness, default=None)
+
+    def is_cut_off(self, exchange: str) -> bool:
+        """Whether nothing can be heard of the exchange: its publisher or the bus is silent."""
+        return not self.is_linked or exchange in self._silent
 
     def exchange(self, exchange: str) -> str | None:
         """Return the health of a whole exchange."""
-        if not self.is_linked or exchange in self._silent:
+        if self.is_cut_off(exchange):
             return "stale"
         return self._exchanges.get(exchange)
 
@@ -85,9 +97,6 @@ class Liveness:
         self._silent.update(found)
         return found
 
-    def is_silent(self, exchange: str) -> bool:
-        return exchange in self._silent
-
     def restart(self, now_s: float) -> None:
         """Give every publisher its full time again: the link was the trouble, not they."""
         self._beats = dict.fromkeys(self._beats, now_s)
@@ -106,7 +115,7 @@ class Liveness:
                 status = _decode(newest)
             except ValueError:
                 pass
-        is_bad = not self.is_linked or topic.exchange in self._silent
+        is_bad = self.is_cut_off(topic.exchange)
         threshold_ms = int(SILENT_AFTER_S * 1000)
         if topic.symbol == "ALL":
             state = "stale" if is_bad else self._exchanges.get(topic.exchange, "live")

@@ -29,14 +29,28 @@ class Item:
     """One entry in one encoding, shared by all who wait for it.
 
     Attributes:
+        first, last: Positions it stands for; a gap's reach over those it explains. 0 where the
+            server made it up itself.
+        lost: How many events are missing where it is given up; None of a gap.
         at: When it came from the bus, µs.
     """
 
-    __slots__ = ("at", "body", "frame", "seq", "state")
+    __slots__ = ("at", "body", "first", "frame", "last", "lost", "state")
 
-    def __init__(self, state: TopicState, seq: int, body: bytes, frame: bytes, at: int) -> None:
+    def __init__(
+        self,
+        state: TopicState,
+        first: int,
+        last: int,
+        lost: int | None,
+        body: bytes,
+        frame: bytes,
+        at: int,
+    ) -> None:
         self.state = state
-        self.seq = seq
+        self.first = first
+        self.last = last
+        self.lost = lost
         self.body = body
         self.frame = frame
         self.at = at
@@ -73,7 +87,7 @@ class _Slot:
     kept and giving up costs nothing but a count.
 
     Attributes:
-        gap: Positions given up before the oldest waiting item: first, last, how many.
+        gap: Positions given up before the oldest waiting item: first, last, events lost.
         gap_token: No item waits, so the gap has a token of its own.
         stale: Leading tokens whose item was given up.
         owed: A book that gave up everything and gets a snapshot instead of entries.
@@ -86,7 +100,7 @@ class _Slot:
         self.items: deque[Item] = deque()
         self.size = 0
         self.stale = 0
-        self.gap: tuple[int, int, int] | None = None
+        self.gap: tuple[int, int, int | None] | None = None
         self.gap_token = False
         self.owed = False
 
@@ -103,7 +117,7 @@ class _Slot:
 
 
 class Outbox:
-    """One client's queue; ``write`` hands bytes to its socket.
+    """One client's queue; ``write`` hands bytes to its socket, ``fail`` ends it at once.
 
     Args:
         report: Called with the outbox when something waits in an empty one.
@@ -113,6 +127,7 @@ class Outbox:
         push: Take an item of a topic in ``all``.
         put: Take a state and its newest item, of a topic in ``latest``.
         batch: Events may share an array frame.
+        blobs_in, blobs_out: How many blobs were queued so far, and how many of them left.
         blocked: The socket takes no more for now.
         reported: The hub has it on its list to flush.
         dropped: Entries given up so far.
@@ -133,10 +148,13 @@ class Outbox:
         "_snapshots",
         "_spilled",
         "batch",
+        "blobs_in",
+        "blobs_out",
         "blocked",
         "control_bytes",
         "dropped",
         "encoding",
+        "fail",
         "limit",
         "push",
         "put",
@@ -151,11 +169,15 @@ class Outbox:
         limit: int,
         report: Callable[[Outbox], None],
         write: Callable[[bytes], object],
+        fail: Callable[[], object] = lambda: None,
     ) -> None:
         self.encoding = encoding
         self.limit = limit
         self.write = write
+        self.fail = fail
         self.batch = False
+        self.blobs_in = 0
+        self.blobs_out = 0
         self.blocked = False
         self.reported = False
         self.size = 0
@@ -222,12 +244,14 @@ class Outbox:
         self._asked.append(snapshot)
         self._wake()
 
-    def blob(self, frames: bytes) -> None:
-        """Queue ready frames of throttled topics, shared with other clients."""
+    def blob(self, frames: bytes) -> int:
+        """Queue ready frames of throttled topics, shared with other clients; return its number."""
         if self._blobs is None:
             self._blobs = deque()
         self._blobs.append(frames)
+        self.blobs_in += 1
         self._wake()
+        return self.blobs_in
 
     def block(self) -> None:
         """The socket takes no more for now."""
@@ -241,21 +265,22 @@ class Outbox:
             self.blocked = False
             self._report(self)
 
-    def drop_blobs(self) -> bool:
-        """Drop ready frames that wait; return whether there were any."""
-        had = bool(self._blobs)
+    def drop_blobs(self) -> None:
+        """Drop ready frames that wait."""
         self._blobs = None
-        return had
+        self.blobs_out = self.blobs_in
+
+    def last_words(self) -> bytes:
+        """Take the answers that wait, for a client that is about to be closed."""
+        words = b"".join(self._control or ())
+        self._control = None
+        self.control_bytes = 0
+        return words
 
     @property
     def is_waiting(self) -> bool:
         """Whether anything waits."""
         return self.push != self._first
-
-    @property
-    def is_behind(self) -> bool:
-        """Whether throttled values should wait for a better time."""
-        return self.blocked or bool(self._blobs)
 
     def backlog(self, now: int) -> tuple[int, int]:
         """Return how old the oldest waiting entry is (µs) and how many wait."""
@@ -265,29 +290,39 @@ class Outbox:
             oldest = head.items[0].at
         elif self._queue:
             oldest = self._queue[0].at
-        longest = next(iter(self._latest.values()), None)
-        if longest is not None:
-            oldest = min(oldest, longest.at)
+        if self._latest:
+            oldest = min(oldest, min(item.at for item in self._latest.values()))
         return now - oldest, len(self._queue) + len(self._latest) + self._count
 
-    def pull(self, state: TopicState) -> bool:
-        """Take back what waits of a state topic whose mode changes; whether there was any."""
-        waits = state in self._latest or any(item.state is state for item in self._queue)
+    def pull(self, state: TopicState) -> tuple[bool, Item | None]:
+        """Take back what waits of a state topic whose mode changes.
+
+        Returns:
+            Whether the client is due a value, and the newest one that waited (None where it was
+            given up).
+        """
         slot = self._slots.get(state)
-        waits = waits or (slot is not None and bool(slot.items))
-        self.forget(state)
-        return waits
+        waiting = [item for item in self._queue if item.state is state]
+        waiting += slot.items if slot is not None else ()
+        waiting += [self._latest[state]] if state in self._latest else ()
+        values = [item for item in waiting if item.lost is not None]
+        is_due = bool(values) or (slot is not None and slot.gap is not None)
+        self._forget_entries(state)
+        return is_due, values[-1] if values else None
 
     def forget(self, state: TopicState) -> None:
         """Drop whatever waits of a topic the client no longer wants."""
-        if self._queue:
-            self._queue[:] = [item for item in self._queue if item.state is not state]
-        self._latest.pop(state, None)
+        self._forget_entries(state)
         for owed in (self._snapshots, self._asked):
             if owed:
                 kept = [s for s in owed if isinstance(s, bytes) or s.state is not state]
                 owed.clear()
                 owed.extend(kept)
+
+    def _forget_entries(self, state: TopicState) -> None:
+        if self._queue:
+            self._queue[:] = [item for item in self._queue if item.state is not state]
+        self._latest.pop(state, None)
         slot = self._slots.pop(state, None)
         if slot is not None:
             self.size -= slot.size
@@ -322,56 +357,92 @@ class Outbox:
         self._count += 1
         assert self._fifo is not None
         self._fifo.append(slot)
-        if self._heap is not None:
-            heappush(self._heap, (-slot.size, slot))
-        if self.size > self.limit:
-            self._overflow()
+        self._weigh(slot)
+        while self.size > self.limit and self._overflow():
+            pass
+        if len(self._fifo) > 64 + 2 * (self._count + len(self._slots)):
+            self._compact()
 
-    def _overflow(self) -> None:
-        """Let the topic that holds most give up at least half of it, oldest first."""
+    def _weigh(self, slot: _Slot) -> None:
+        """Tell the heap, where there is one, that the slot's size has changed."""
+        heap = self._heap
+        if heap is not None and slot.items:
+            if len(heap) > 64 + 8 * len(self._slots):
+                self._heap = None  # made anew when it is needed
+            else:
+                heappush(heap, (-slot.size, slot))
+
+    def _compact(self) -> None:
+        """Drop the tokens of what was given up; else a blocked client's FIFO grows for ever."""
+        assert self._fifo is not None
+        kept: deque[_Slot] = deque()
+        for slot in self._fifo:
+            if slot.stale:
+                slot.stale -= 1
+            else:
+                kept.append(slot)
+        self._fifo = kept
+
+    def _overflow(self) -> bool:
+        """Let the topic that holds most give up at least half of it, oldest first.
+
+        Returns:
+            False where nothing can be given up: what the server itself last said of a topic has
+            no position that a gap could name, so it stays.
+        """
         slot = self._largest()
-        first = slot.gap[0] if slot.gap else slot.items[0].seq
+        if slot is None:
+            return False
         if slot.state.window is not None:
+            first = slot.items[0].first
             self.size -= slot.size
             given_up = slot.clear()
             self._count -= given_up
             self.dropped += given_up
             slot.owed = True
             self.owe(Snapshot(slot.state, None, first))
-            return
+            return True
         goal = slot.size // 2
-        lost, last = slot.gap[2] if slot.gap else 0, first
-        while slot.size > goal:
+        gap = slot.gap
+        is_less = False
+        while slot.size > goal and not (len(slot.items) == 1 and not slot.items[0].last):
+            is_less = True
             item = slot.items.popleft()
             n = len(item.frame)
             slot.size -= n
             self.size -= n
             slot.stale += 1
-            last = item.seq
-            lost += 1
             self._count -= 1
             self.dropped += 1
-        slot.gap = (first, last, lost)
-        if slot.gap_token:
+            if not item.last:
+                continue
+            if gap is None:
+                gap = (item.first, item.last, item.lost)
+            else:
+                lost = None if gap[2] is None or item.lost is None else gap[2] + item.lost
+                gap = (gap[0], item.last, lost)
+        slot.gap = gap
+        if slot.gap_token and is_less:
             slot.gap_token = False
             slot.stale += 1
-        if not slot.items:
+        if not slot.items and gap is not None:
             slot.gap_token = True
             slot.stale -= 1
-        elif self._heap is not None:
-            heappush(self._heap, (-slot.size, slot))
+        self._weigh(slot)
+        return is_less
 
-    def _largest(self) -> _Slot:
+    def _largest(self) -> _Slot | None:
         # A lazy heap: sizes that changed since are pushed again, outdated ones fall through.
-        # Rebuilt when it outgrows the slots, so it costs O(log n) an entry however many topics.
+        # So it costs O(log n) an entry however many topics.
         heap = self._heap
-        if heap is None or len(heap) > 64 + 8 * len(self._slots):
+        if heap is None:
             heap = self._heap = [(-s.size, s) for s in self._slots.values() if s.items]
             heapify(heap)
-        while True:
+        while heap:
             size, slot = heappop(heap)
             if slot.items and -size == slot.size and self._slots.get(slot.state) is slot:
                 return slot
+        return None
 
     def _head(self) -> _Slot | None:
         """Return the slot that is next, if any, after dropping given-up tokens."""
@@ -400,7 +471,7 @@ class Outbox:
             or self._snapshots
             or self._blobs
             or self._asked
-            or self._heartbeat
+            or self._heartbeat is not None
         ):
             items = [*latest.values(), *queue] if latest else queue
             if self.batch and len(items) > 1:
@@ -423,23 +494,28 @@ class Outbox:
         self._spill()
         parts: list[bytes] = []
         room = PIECE_BYTES
-        if self._heartbeat is not None:
-            lag, queued = self.backlog(now)
-            if self._snapshots:
-                queued += len(self._snapshots)
-            self._heartbeat = None
-            parts.append(heartbeat_frame(self.encoding, now, lag, queued))
-            room -= len(parts[0])
         while (control := self._control) and (not parts or len(control[0]) <= room):
             part = control.popleft()
             self.control_bytes -= len(part)
             room -= len(part)
             parts.append(part)
-        while (blobs := self._blobs) and (not parts or len(blobs[0]) <= room):
-            room -= len(blobs[0])
-            parts.append(blobs.popleft())
-        if not self._control and not self._blobs:
-            self._take_events(parts, room, now)
+        if not self._control and self._heartbeat is not None:
+            # Behind the answers: `welcome` is the first word.
+            lag, queued = self.backlog(now)
+            if self._snapshots:
+                queued += len(self._snapshots)
+            part = heartbeat_frame(self.encoding, now, lag, queued)
+            if not parts or len(part) <= room:
+                self._heartbeat = None
+                room -= len(part)
+                parts.append(part)
+        if not self._control:
+            while (blobs := self._blobs) and (not parts or len(blobs[0]) <= room):
+                room -= len(blobs[0])
+                parts.append(blobs.popleft())
+                self.blobs_out += 1
+            if not self._blobs:
+                self._take_events(parts, room, now)
         if self._head() is None:
             self._settle()
         return b"".join(parts)
@@ -447,6 +523,8 @@ class Outbox:
     def _take_events(self, parts: list[bytes], room: int, now: int) -> None:
         bodies: list[bytes] = []
         frames: list[bytes] = []
+        if self.batch:
+            room -= 16  # brackets and a longer header
 
         def fits(n: int, floor: int) -> bool:
             return room - n >= floor or not (parts or frames)
@@ -469,6 +547,8 @@ class Outbox:
         while self._snapshots and room > floor:
             owed = self._snapshots[0]
             if isinstance(owed, bytes):
+                if not fits(len(owed), 0):
+                    break
                 self._snapshots.popleft()
                 flush()  # `synced` comes alone
                 parts.append(owed)
@@ -478,12 +558,17 @@ class Outbox:
                 break
             body = owed.state.snapshot(self.encoding, now)
             frame = self.encoding.frame(body)
-            if not fits(len(frame), 0):
-                break
-            self._snapshots.popleft()
-            if owed.lost_from is not None:
-                self._add_gap(add, owed.state, owed.lost_from, owed.state.seq, None)
+            if owed.lost_from is None:
+                if not fits(len(frame), 0):
+                    break
+            else:
+                # Together, whatever their size: the gap ends where the snapshot stands.
+                gap = self._gap(owed.state, owed.lost_from, owed.state.seq, None)
+                if not fits(len(gap[1]) + len(frame), 0):
+                    break
+                add(*gap)
                 self._slots[owed.state].owed = False
+            self._snapshots.popleft()
             add(body, frame)
             if owed.attach is not None:
                 owed.attach()
@@ -496,25 +581,29 @@ class Outbox:
             del latest[state]
             add(value.body, value.frame)
         while (slot := self._head()) is not None:
-            item = None if slot.gap_token else slot.items[0]
-            n = 0 if item is None else len(item.frame)
-            if not fits(n + (400 if slot.gap else 0), 0):
-                break
-            self._fifo_pop(slot)
             if slot.gap is not None:
-                first, last, lost = slot.gap
+                gap = self._gap(slot.state, *slot.gap)
+                if not fits(len(gap[1]), 0):
+                    break
                 slot.gap = None
-                self._add_gap(add, slot.state, first, last, lost)
-            if item is not None:
+                add(*gap)
+            if not slot.gap_token:
+                item = slot.items[0]
+                if not fits(len(item.frame), 0):
+                    break
                 add(item.body, item.frame)
+            self._fifo_pop(slot)
         while self._asked:
             owed = self._asked[0]
             if isinstance(owed, bytes):
+                if not fits(len(owed), 0):
+                    break
                 flush()
                 parts.append(owed)
+                room -= len(owed)
             else:
                 waiting = self._slots.get(owed.state)
-                if waiting is not None and (waiting.items or waiting.owed):
+                if waiting is not None and (waiting.items or waiting.gap or waiting.owed):
                     break
                 body = owed.state.snapshot(self.encoding, now)
                 frame = self.encoding.frame(body)
@@ -535,23 +624,19 @@ class Outbox:
         slot.size -= n
         self.size -= n
         self._count -= 1
-        if self._heap is not None and slot.items:
-            heappush(self._heap, (-slot.size, slot))
+        self._weigh(slot)
 
-    def _add_gap(
-        self,
-        add: Callable[[bytes, bytes], None],
-        state: TopicState,
-        first: int,
-        last: int,
-        lost: int | None,
-    ) -> None:
+    def _gap(
+        self, state: TopicState, first: int, last: int, lost: int | None
+    ) -> tuple[bytes, bytes]:
         body = self.encoding.body(gap_json(state.name, "slow_consumer", first, last, lost))
-        add(body, self.encoding.frame(body))
+        return body, self.encoding.frame(body)
 
     def _settle(self) -> None:
         """Nothing of the FIFO waits: go back to the fast way, unless a snapshot is still owed."""
         if self._snapshots or self._latest or self._control or self._blobs or self._asked:
+            return
+        if self._heartbeat is not None:
             return
         self._spilled = False
         self._slots.clear()

@@ -27,13 +27,17 @@ class Member:
     Attributes:
         beat: The last beat of which the client has everything; -1 before its first.
         fresh: What it was given otherwise (in a snapshot): state -> position.
+        blob: Number of the last blob in its outbox.
+        before: ``beat`` and ``fresh`` as they were before that blob.
     """
 
-    __slots__ = ("beat", "fresh")
+    __slots__ = ("beat", "before", "blob", "fresh")
 
     def __init__(self, fresh: dict[TopicState, int]) -> None:
         self.beat = -1
         self.fresh = fresh
+        self.blob = 0
+        self.before = (self.beat, fresh)
 
 
 class Group:
@@ -46,14 +50,20 @@ class Group:
     __slots__ = ("_beat", "_changed", "_sent", "batch", "due", "encoding", "members", "period_us")
 
     def __init__(
-        self, states: Iterable[TopicState], hz: float, encoding: Encoding, batch: bool, now: int
+        self,
+        states: Iterable[TopicState],
+        hz: float,
+        encoding: Encoding,
+        batch: bool,
+        now: int,
+        due: int | None = None,
     ) -> None:
         self.encoding = encoding
         self.batch = batch
         self.members: dict[Outbox, Member] = {}
         self.period_us = round(1_000_000 / hz)
         # Spread over the period, so that groups do not all write in the same turn.
-        self.due = now + hash((id(self), now)) % self.period_us
+        self.due = now + hash((id(self), now)) % self.period_us if due is None else due
         self._sent = {state: state.newest_seq for state in states}
         self._changed = dict.fromkeys(self._sent, 0)
         self._beat = 0
@@ -71,9 +81,17 @@ class Group:
             else:
                 yield state, member.fresh.get(state, 0)
 
+    def take_back(self, outbox: Outbox) -> None:
+        """Count as not given what still waits in a member's outbox, and is about to be dropped."""
+        member = self.members[outbox]
+        if member.blob > outbox.blobs_out:
+            member.beat, member.fresh = member.before
+            member.blob = 0
+
     def beat(self, now: int) -> None:
         """Give every member that can take it what changed since its last beat."""
-        self.due = max(self.due + self.period_us, now + self.period_us // 2)
+        # From now, not from when it was due: a late beat must not be followed by an early one.
+        self.due = now + self.period_us
         changed = []
         for state, sent in self._sent.items():
             if state.newest_seq != sent:
@@ -86,7 +104,7 @@ class Group:
                 self._changed[state] = self._beat
         shared: list[bytes] | None = None
         for outbox, member in self.members.items():
-            if member.beat == self._beat or outbox.is_behind:
+            if member.beat == self._beat or outbox.blocked or member.blob > outbox.blobs_out:
                 continue
             if member.beat == before:
                 if shared is None:
@@ -98,10 +116,10 @@ class Group:
                     for state, beat in self._changed.items()
                     if beat > member.beat and state.newest_seq > member.fresh.get(state, 0)
                 )
-                member.fresh = {}
-            member.beat = self._beat
+            member.before = (member.beat, member.fresh)
+            member.beat, member.fresh = self._beat, {}
             for piece in pieces:
-                outbox.blob(piece)
+                member.blob = outbox.blob(piece)
 
     def _pieces(self, states: Iterable[TopicState]) -> list[bytes]:
         bodies = [state.newest_body(self.encoding) for state in states]

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from feed.outbox import Outbox
 
 _GAP = b'{"type":"gap"'
-_SNAPSHOT_MS = 50_000  # rendered snapshots are shared for so many µs: their age_ms may be off by it
+_SHARED_US = 50_000  # rendered snapshots are shared for so long: their age_ms may be off by it
 _decode_book = msgspec.json.Decoder(Book | Gap).decode
 _decode_gap = msgspec.json.Decoder(Gap).decode
 _encode = msgspec.json.Encoder().encode
@@ -61,6 +61,8 @@ class TopicState:
         newest: Wire JSON of the newest value (not of gaps); None before the first.
         newest_seq: Its position.
         health: Of the topic as far as known; the relay keeps it.
+        made_here: Of a status topic: what this server itself has found out since the newest value
+            (a silent publisher or bus); None where the newest value holds.
         audiences: Who wants it, one an encoding in use.
     """
 
@@ -73,6 +75,7 @@ class TopicState:
         "interest",
         "is_state",
         "kind",
+        "made_here",
         "name",
         "newest",
         "newest_seq",
@@ -94,12 +97,13 @@ class TopicState:
         self.newest: bytes | None = None
         self.newest_seq = 0
         self.health: str | None = None
+        self.made_here: bytes | None = None
         self.window = Window() if self.kind == "book" else None
         self.valid = False
         self.audiences: dict[str, Audience] = {}
         self.interest = 0
         self._newest_bodies: dict[str, tuple[int, bytes]] = {}
-        self._rendered: dict[str, tuple[int, int, str | None, bytes]] = {}
+        self._rendered: dict[str, tuple[int, int, tuple[object, ...], bytes]] = {}
 
     def audience(self, encoding: Encoding) -> Audience:
         """Return who wants it in ``encoding``."""
@@ -143,6 +147,7 @@ class TopicState:
             return False
         self.newest = body
         self.newest_seq = seq
+        self.made_here = None
         return True
 
     def _advance_window(self, window: Window, body: bytes) -> None:
@@ -155,7 +160,7 @@ class TopicState:
                 self.valid = True
             elif self.valid:
                 window.apply(entry.bids, entry.asks)
-        except ValueError:  # msgspec's, or a price that is no number
+        except (ValueError, RecursionError):  # msgspec's, or a price that is no number
             self.valid = False
 
     def restore(self, epoch: int, seq: int, checkpoint: bytes) -> None:
@@ -184,15 +189,19 @@ class TopicState:
         """Return the body of the ``snapshot`` frame as of now; shared while nothing changes."""
         cached = self._rendered.get(encoding.name)
         if cached is not None:
-            seq, at, health, body = cached
-            if seq == self.seq and now - at < _SNAPSHOT_MS and health == self.health:
+            seq, at, holds, body = cached
+            if seq == self.seq and 0 <= now - at < _SHARED_US and holds == self._holds():
                 return body
         body = encoding.body(self._snapshot_json(now))
-        self._rendered[encoding.name] = (self.seq, now, self.health, body)
+        self._rendered[encoding.name] = (self.seq, now, self._holds(), body)
         return body
 
+    def _holds(self) -> tuple[object, ...]:
+        """Return what a snapshot says beside its position and the time."""
+        return self.health, self.valid, self.made_here
+
     def _snapshot_json(self, now: int) -> bytes:
-        event, age_ms, health = self.newest, b"null", self.health
+        event, age_ms, health = self.made_here or self.newest, b"null", self.health
         if event is not None:
             try:
                 age_ms = b"%d" % max(0, (now - _decode_recv(event).recv) // 1000)

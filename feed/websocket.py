@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Protocol
 
@@ -18,6 +19,8 @@ from feed.outbox import Outbox, Snapshot
 from feed.relay import now_us
 from feed.session import Action, Delivery, Session
 from feed.topic_state import TopicState
+
+log = logging.getLogger("feed.websocket")
 
 _encode = msgspec.json.Encoder().encode
 _FILL_S = 2.0
@@ -55,13 +58,15 @@ class Connection:
         "__weakref__",
         "_acknowledged",
         "_gateway",
+        "_heard_at",
+        "_joining",
         "_moved_at",
         "_pending",
         "_pinged_at",
-        "_heard_at",
         "_socket",
         "_states",
         "_task",
+        "_unsynced",
         "_waiting",
         "is_open",
         "outbox",
@@ -73,14 +78,20 @@ class Connection:
         self._gateway = gateway
         self._socket = socket
         self.is_open = True
-        self.outbox = Outbox(encoding, settings.outbox_max_bytes, gateway.hub.report, socket.write)
+        self.outbox = Outbox(
+            encoding, settings.outbox_max_bytes, gateway.hub.report, socket.write, self.fail
+        )
         self.session = Session(
             gateway.relay.index, encoding, settings.max_topics, settings.commands_per_s, now_s
         )
         self._states: dict[str, TopicState] = {}
         self._pending: set[TopicState] = set()
-        self._waiting: deque[tuple[bytes, bool]] | None = None
+        # Commands whose topics are not all filled: those topics, and the `synced` that follows.
+        self._unsynced: list[tuple[set[TopicState], bytes]] = []
+        # While a command waits for the bus: the task, what it joins, and what came meanwhile.
         self._task: asyncio.Task[None] | None = None
+        self._joining: dict[str, TopicState] = {}
+        self._waiting: deque[Callable[[], None]] = deque()
         self._heard_at = now_s
         self._pinged_at: float | None = None
         self._moved_at = now_s
@@ -91,14 +102,15 @@ class Connection:
 
     def received(self, data: bytes, is_text: bool) -> None:
         """Take one message; messages are answered in order."""
-        self._heard_at = asyncio.get_running_loop().time()
-        if self._task is not None:
-            assert self._waiting is not None
-            self._waiting.append((data, is_text))
-            if len(self._waiting) > _MAX_COMMANDS_WAITING:
-                self.close(CloseCode.RATE_LIMITED, "too many commands")
+        if not self.is_open:
             return
-        self._carry_out(self._hear(data, is_text))
+        self._heard_at = asyncio.get_running_loop().time()
+        if self._task is None:
+            self._carry_out(self._hear(data, is_text))
+            return
+        self._waiting.append(partial(self.received, data, is_text))
+        if len(self._waiting) > _MAX_COMMANDS_WAITING:
+            self.close(CloseCode.RATE_LIMITED, "too many commands")
 
     def paused(self) -> None:
         self.outbox.block()
@@ -122,21 +134,31 @@ class Connection:
         gateway.leave(self)
         gateway.hub.leave(self.outbox)
         for state in self._states.values():
-            gateway.hub.detach(self.outbox, state)
-            gateway.relay.release(state)
+            self._give_back(state)
         self._states.clear()
-        self._pending.clear()
+        self._release(self._joining)
+        self._waiting.clear()
+        self._unsynced.clear()
+
+    def fail(self) -> None:
+        """End the connection at once; there is no more to be said."""
+        self._socket.abort()
+        self.lost()
 
     # What the gateway says.
 
     def heartbeat(self, now: int, now_s: float) -> None:
         """Owe a heartbeat; ask an idle client whether it is still there."""
         self.outbox.heartbeat(now)
-        if self.outbox.blocked or self._socket.unsent():
-            return  # judged by progress, not by pongs that wait behind the data
+        if self.outbox.blocked:
+            return  # the sweep judges it by progress, not by pongs that wait behind the data
+        if self._socket.unsent():
+            self.check_progress(now_s)
+            return
+        self._acknowledged = -1
         if self._pinged_at is not None:
             if now_s - self._pinged_at >= _PONG_WITHIN_S:
-                self._socket.abort()
+                self.fail()
         elif now_s - self._heard_at >= _PING_AFTER_S:
             self._pinged_at = now_s
             self._socket.ping()
@@ -154,6 +176,11 @@ class Connection:
 
     def listed(self, topics: list[str]) -> None:
         """Take newly listed topics into the patterns that cover them."""
+        if not self.is_open:
+            return
+        if self._task is not None:
+            self._waiting.append(partial(self.listed, topics))  # its result comes first
+            return
         moves, errors = self.session.listed(topics)
         for error in errors:
             self.say(error.json)
@@ -175,6 +202,7 @@ class Connection:
         encoding = self.outbox.encoding
         self.outbox.say(encoding.frame(encoding.body(json)))
         if self.outbox.control_bytes > _MAX_ANSWER_BYTES:
+            self._gateway.evicted += 1
             self.close(CloseCode.SLOW_CONSUMER, "answers are not read")
             self._socket.abort()
 
@@ -209,14 +237,15 @@ class Connection:
 
     def close(self, code: CloseCode, reason: str, retry_after_ms: int | None = None) -> None:
         """Say ``closing`` where the client still listens, then close."""
+        if not self.is_open:
+            return
         if not self.outbox.blocked:
             json = b'{"type":"closing","code":%d,"reason":%s,"retry_after_ms":%s}' % (
                 code,
                 _encode(reason),
                 _encode(retry_after_ms),
             )
-            encoding = self.outbox.encoding
-            self._socket.write(encoding.frame(encoding.body(json)))
+            self._socket.write(self.outbox.last_words() + self._frame(json))
         self._socket.close(code, reason)
         self.lost()
 
@@ -240,27 +269,23 @@ class Connection:
             if all(map(self._gateway.relay.is_live, joined.values())):
                 self._finish(action, joined)
             else:
-                self._waiting = deque()
+                self._joining = joined
                 self._task = asyncio.get_running_loop().create_task(
-                    self._wait(action, joined, actions[i + 1 :])
+                    self._wait(action, actions[i + 1 :])
                 )
+                self._task.add_done_callback(_log_failure)
                 return
 
-    async def _wait(
-        self, action: Action, joined: dict[str, TopicState], rest: list[Action]
-    ) -> None:
+    async def _wait(self, action: Action, rest: list[Action]) -> None:
         """Wait for the bus on behalf of one command; what comes meanwhile is answered after it."""
-        try:
-            await self._gateway.relay.filled(joined.values(), _FILL_S)
-        except asyncio.CancelledError:
-            for state in joined.values():
-                self._gateway.relay.release(state)
-            raise
+        await self._gateway.relay.filled(self._joining.values(), _FILL_S)
+        joined, self._joining = self._joining, {}
+        self._task = None
+        waiting, self._waiting = self._waiting, deque()
         self._finish(action, joined)
-        waiting, self._waiting, self._task = self._waiting, None, None
         self._carry_out(rest)
         while waiting and self.is_open:
-            self.received(*waiting.popleft())
+            waiting.popleft()()
 
     def _joined(self, action: Action) -> dict[str, TopicState]:
         """Return the states that an action needs, each counted as wanted once more."""
@@ -271,7 +296,12 @@ class Connection:
                 names = action.topics
             case _:
                 return {}
-        return {name: self._gateway.relay.state(name) for name in names}
+        return {name: self._gateway.relay.state(name) for name in dict.fromkeys(names)}
+
+    def _release(self, joined: dict[str, TopicState]) -> None:
+        for state in joined.values():
+            self._gateway.relay.release(state)
+        joined.clear()
 
     def _finish(self, action: Action, joined: dict[str, TopicState]) -> None:
         match action:
@@ -291,7 +321,7 @@ class Connection:
                     self.say(error.json)
                 for state in joined.values():
                     self.outbox.ask(Snapshot(state, None))
-                    self._gateway.relay.release(state)
+                self._release(joined)
                 self.outbox.ask(self._frame(s.synced(id).json))
 
     def _subscribed(self, action: s.Subscribed, joined: dict[str, TopicState]) -> None:
@@ -305,8 +335,16 @@ class Connection:
             self.say(answer.json)
         for error in action.errors:
             self.say(error.json)
+        if not self.is_open:  # it does not read its answers
+            self._release(joined)
+            return
+        unfilled = {state for state in joined.values() if not self._gateway.relay.is_live(state)}
+        synced = self._frame(s.synced(action.id).json)
+        if unfilled:
+            self._unsynced.append((unfilled, synced))
         self._move(action.moves, joined)
-        self.outbox.owe(self._frame(s.synced(action.id).json))
+        if not unfilled:
+            self.outbox.owe(synced)
 
     def _frame(self, json: bytes) -> bytes:
         encoding = self.outbox.encoding
@@ -315,34 +353,43 @@ class Connection:
     # Topics.
 
     def _move(self, moves: list[s.Move], joined: dict[str, TopicState] | None = None) -> None:
+        relay = self._gateway.relay
         for move in moves:
             match move:
                 case s.Join(topic, _, snapshot):
-                    state = joined.pop(topic) if joined else self._gateway.relay.state(topic)
+                    state = relay.state(topic) if joined is None else joined.pop(topic)
                     self._join(state, snapshot)
                 case s.Change(topic, delivery):
                     self._change(self._states[topic], delivery)
                 case s.Leave(topic):
-                    self._leave(self._states.pop(topic))
+                    state = self._states.pop(topic)
+                    self._give_back(state)
+                    self._filled(state)
 
     def _join(self, state: TopicState, snapshot: bool) -> None:
         """Deliver a topic from when it is filled; its snapshot first, where it has one."""
         self._states[state.name] = state
         self._pending.add(state)
-        attach = partial(self._attach, state)
-        if snapshot and (state.is_state or state.kind == "book"):
-            owe = partial(self._owe, state, attach)
-            self._gateway.relay.when_live(state, owe)
-        else:
-            self._gateway.relay.when_live(state, attach)
+        wants_snapshot = snapshot and (state.is_state or state.kind == "book")
+        then = partial(self._start, state, wants_snapshot)
+        self._gateway.relay.when_live(state, self, then)
 
-    def _owe(self, state: TopicState, attach: partial[None]) -> None:
-        if self._states.get(state.name) is not state or state not in self._pending:
-            return  # left before it was filled
-        if state.kind == "status" and state.newest is None:
-            attach()  # nothing was ever said of it: no news is no snapshot
+    def _start(self, state: TopicState, wants_snapshot: bool) -> None:
+        """The topic is filled."""
+        if state.kind == "status" and state.newest is None and state.made_here is None:
+            wants_snapshot = False  # nothing was ever said of it: no news is no snapshot
+        if wants_snapshot:
+            self.outbox.owe(Snapshot(state, partial(self._attach, state)))
         else:
-            self.outbox.owe(Snapshot(state, attach))
+            self._attach(state)
+        self._filled(state)
+
+    def _filled(self, state: TopicState) -> None:
+        """Say ``synced`` for the commands that waited for this topic and for no other."""
+        for unfilled, _ in self._unsynced:
+            unfilled.discard(state)
+        while self._unsynced and not self._unsynced[0][0]:
+            self.outbox.owe(self._unsynced.pop(0)[1])
 
     def _attach(self, state: TopicState) -> None:
         delivery = self.session.delivery(state.name)
@@ -357,9 +404,16 @@ class Connection:
 
     def _change(self, state: TopicState, delivery: Delivery) -> None:
         if state not in self._pending:  # else it is attached as wanted by then
-            self._gateway.hub.change(self.outbox, state, delivery.latest, delivery.hz)
+            hub = self._gateway.hub
+            hub.change(self.outbox, state, delivery.latest, delivery.hz, now_us())
 
-    def _leave(self, state: TopicState) -> None:
+    def _give_back(self, state: TopicState) -> None:
         self._pending.discard(state)
         self._gateway.hub.detach(self.outbox, state)
+        self._gateway.relay.never_mind(state, self)
         self._gateway.relay.release(state)
+
+
+def _log_failure(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and (error := task.exception()) is not None:
+        log.error("a command failed", exc_info=error)

@@ -21,12 +21,20 @@ class Window:
         self._asks: dict[float, Level] = {}
 
     def replace(self, bids: Iterable[Level], asks: Iterable[Level]) -> None:
-        """Forget what was before."""
-        self._bids = {float(level[0]): level for level in bids}
-        self._asks = {float(level[0]): level for level in asks}
+        """Forget what was before.
+
+        Raises:
+            ValueError: A price is no number; nothing is changed.
+        """
+        by_price = [{float(level[0]): level for level in side} for side in (bids, asks)]
+        self._bids, self._asks = by_price
 
     def apply(self, bids: Iterable[Level], asks: Iterable[Level]) -> None:
-        """Take the changed levels; size "0" removes one."""
+        """Take the changed levels; size "0" removes one.
+
+        Raises:
+            ValueError: A price is no number; levels before it are changed.
+        """
         for side, levels in ((self._bids, bids), (self._asks, asks)):
             for level in levels:
                 if level[1] == "0":

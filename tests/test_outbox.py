@@ -1,0 +1,296 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+)
+
+from feed import encoding as encoding_module
+from feed import outbox as outbox_module
+from feed.encoding import JSON, MSGPACK, Encoding, unframe
+from feed.outbox import Item, Outbox, Snapshot, gap_json
+from feed.topic_state import TopicState
+from tests.ledger import Ledger, objects
+
+PIECE = 900
+LIMIT = 2_000
+ALL = ("trade.a.X", "trade.a.Y", "quote.a.Z", "book.a.B")
+LATEST = ("quote.a.X", "ticker.a.X")
+
+
+def body_of(topic: str, seq: int, pad: int = 0) -> bytes:
+    kind = topic.partition(".")[0]
+    levels = b',"ts":null,"pub":1,"bids":[["1","%d"]],"asks":[]' % seq if kind == "book" else b""
+    fields = b'{"type":"%s","topic":"%s","seq":%d,"recv":5%s,"x":"%s"}'
+    return fields % (kind.encode(), topic.encode(), seq, levels, b"x" * pad)
+
+
+def flat(said: Any) -> list[dict[str, Any]]:
+    return said if isinstance(said, list) else [said]
+
+
+class Rig:
+    """One outbox with its topics; what it hands over goes through a ledger."""
+
+    def __init__(self, encoding: Encoding = JSON, limit: int = LIMIT, batch: bool = False) -> None:
+        self.reported = 0
+        self.ledger = Ledger()
+        self.outbox = Outbox(encoding, limit, self._report, lambda data: None)
+        self.outbox.batch = batch
+        self.states = {name: TopicState(name) for name in (*ALL, *LATEST)}
+        self.attached = set(self.states)
+        self.now = 1_000_000
+        for state in self.states.values():
+            self._start(state)
+        for name in ALL:
+            self.ledger.at[name] = 1
+        for name in LATEST:
+            self.ledger.latest[name] = 1
+
+    def _report(self, outbox: Outbox) -> None:
+        self.reported += 1
+
+    def _start(self, state: TopicState) -> None:
+        if state.kind == "book":
+            state.restore(1, 1, body_of(state.name, 1).replace(b'"x":', b'"snapshot":true,"x":'))
+        else:
+            state.advance(1, 1, body_of(state.name, 1))
+
+    def publish(self, name: str, pad: int = 0, body: bytes | None = None, jump: int = 1) -> None:
+        """Publish as the hub does."""
+        state = self.states[name]
+        first, seq = state.seq + 1, state.seq + jump
+        body = body or body_of(name, seq, pad)
+        self.now += 1
+        is_value = state.advance(1, seq, body)
+        encoding = self.outbox.encoding
+        encoded = encoding.body(body)
+        lost = 1 if is_value else None
+        item = Item(state, first, seq, lost, encoded, encoding.frame(encoded), self.now)
+        if name not in self.attached:
+            return
+        if name in ALL:
+            self.outbox.push(item)
+        elif is_value:
+            self.outbox.put(state, item)
+
+    def take(self) -> bytes:
+        self.now += 1
+        data = self.outbox.take(self.now)
+        frames = list(unframe(data))
+        if len(data) > PIECE:
+            said = [one for said in objects(data) for one in flat(said)]
+            pair = ["gap", "snapshot"]  # they stay together, whatever their size
+            assert len(frames) == 1 or [one["type"] for one in said] == pair, said
+        for said in objects(data):
+            if isinstance(said, list):
+                assert self.outbox.batch and len(said) > 1
+                alone = ("synced", "heartbeat", "pong", "blob")
+                assert not any(one["type"] in alone for one in said), said
+            self.ledger.take(said)
+        return data
+
+    def drain(self) -> None:
+        """Take until nothing waits; it must come to that."""
+        self.outbox.unblock()
+        for _ in range(10_000):
+            if not self.outbox.is_waiting:
+                return
+            assert self.take() or not self.outbox.is_waiting, "it waits and gives nothing"
+        raise AssertionError("never idle")
+
+
+@pytest.fixture(autouse=True)
+def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(outbox_module, "PIECE_BYTES", PIECE)
+    monkeypatch.setattr(encoding_module, "PIECE_BYTES", PIECE)
+
+
+class OutboxMachine(RuleBasedStateMachine):
+    """Random pushes, stalls and commands; the ledger judges what comes out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.answers = 0
+        self.blobs = 0
+        self.sent_blobs: list[int] = []
+        self.asked = 0
+        self.forgotten: dict[str, int] = {}
+
+    @initialize(encoding=st.sampled_from([JSON, MSGPACK]), batch=st.booleans())
+    def start(self, encoding: Encoding, batch: bool) -> None:
+        self.rig = Rig(encoding, batch=batch)
+        self.outbox = self.rig.outbox
+
+    def _frame(self, json: bytes) -> bytes:
+        return self.outbox.encoding.frame(self.outbox.encoding.body(json))
+
+    @rule(name=st.sampled_from(ALL + LATEST), count=st.integers(1, 12), pad=st.integers(0, 300))
+    def publish(self, name: str, count: int, pad: int) -> None:
+        for _ in range(count):
+            self.rig.publish(name, pad)
+
+    @rule(name=st.sampled_from(ALL))
+    def publish_large(self, name: str) -> None:
+        self.rig.publish(name, 3_000)
+
+    @rule(name=st.sampled_from(ALL + LATEST), jump=st.integers(2, 9))
+    def restart_of_the_publisher(self, name: str, jump: int) -> None:
+        seq = self.rig.states[name].seq
+        text = b'{"type":"gap","topic":"%s","seq":%d,"ts":null,"recv":1,"pub":1,'
+        text += b'"cause":"publisher_restart","lost":null,"from":%d,"to":%d}'
+        gap = text % (name.encode(), seq + jump, seq + 1, seq + jump - 1)
+        self.rig.publish(name, body=gap, jump=jump)
+
+    @rule(name=st.sampled_from(["trade.a.X", "quote.a.Z"]), width=st.integers(1, 5))
+    def lose_on_the_bus(self, name: str, width: int) -> None:
+        state = self.rig.states[name]
+        if name not in self.rig.attached:
+            return
+        first, last = state.seq + 1, state.seq + width
+        encoding = self.outbox.encoding
+        body = encoding.body(gap_json(name, "bus_loss", first, last, None))
+        state.seq = last
+        self.outbox.push(Item(state, first, last, None, body, encoding.frame(body), self.rig.now))
+
+    @rule()
+    def block(self) -> None:
+        self.outbox.block()
+
+    @rule()
+    def unblock(self) -> None:
+        before = self.rig.reported
+        was_blocked = self.outbox.blocked
+        self.outbox.unblock()
+        assert not was_blocked or self.rig.reported == before + 1
+
+    @rule(count=st.integers(1, 5))
+    def take(self, count: int) -> None:
+        for _ in range(count):
+            data = self.rig.take()
+            assert not (self.outbox.blocked and data)
+
+    @rule(size=st.integers(0, 400))
+    def answer(self, size: int) -> None:
+        self.answers += 1
+        json = b'{"type":"pong","id":%d,"x":"%s"}' % (self.answers, b"y" * size)
+        self.outbox.say(self._frame(json))
+
+    @rule()
+    def heartbeat(self) -> None:
+        self.outbox.heartbeat(self.rig.now)
+
+    @rule(size=st.integers(0, 500))
+    def blob(self, size: int) -> None:
+        self.blobs += 1
+        self.sent_blobs.append(self.blobs)
+        json = b'{"type":"blob","n":%d,"x":"%s"}' % (self.blobs, b"z" * size)
+        assert self.outbox.blob(self._frame(json)) == self.outbox.blobs_in
+
+    @rule()
+    def drop_blobs(self) -> None:
+        waiting = self.outbox.blobs_in - self.outbox.blobs_out
+        self.outbox.drop_blobs()
+        if waiting:
+            del self.sent_blobs[-waiting:]
+
+    @rule(name=st.sampled_from(ALL + LATEST))
+    def ask(self, name: str) -> None:
+        if name in self.rig.attached and name != "trade.a.X" and name != "trade.a.Y":
+            self.asked += 1
+            self.outbox.ask(Snapshot(self.rig.states[name], None))
+            self.outbox.ask(self._frame(b'{"type":"synced","id":%d}' % self.asked))
+
+    @rule(name=st.sampled_from(ALL + LATEST))
+    def leave(self, name: str) -> None:
+        self.rig.attached.discard(name)
+        self.outbox.forget(self.rig.states[name])
+        self.rig.ledger.at.pop(name, None)
+        self.rig.ledger.latest.pop(name, None)
+        self.rig.ledger._owed_snapshot.pop(name, None)
+        self.forgotten[name] = len(self.rig.ledger.seen)
+
+    @precondition(lambda self: self.forgotten)
+    @rule(data=st.data(), snapshot=st.booleans())
+    def join_again(self, data: Any, snapshot: bool) -> None:
+        name = data.draw(st.sampled_from(sorted(self.forgotten)))
+        del self.forgotten[name]
+        state = self.rig.states[name]
+
+        def attach() -> None:
+            self.rig.attached.add(name)
+            if name in LATEST:
+                self.rig.ledger.latest[name] = state.newest_seq
+
+        if name in ALL:
+            self.rig.ledger.at[name] = None if snapshot else state.seq
+        if snapshot:
+            self.outbox.owe(Snapshot(state, attach))
+        else:
+            attach()
+
+    @rule(name=st.sampled_from(LATEST))
+    def pull(self, name: str) -> None:
+        state = self.rig.states[name]
+        is_due, item = self.outbox.pull(state)
+        if name in self.rig.attached and name in self.rig.ledger.latest:
+            due = state.newest_seq > self.rig.ledger.latest[name]
+            assert is_due == due
+        if item is not None:
+            assert item.last == state.newest_seq
+            self.outbox.put(state, item)
+
+    @invariant()
+    def bytes_are_counted_and_bounded(self) -> None:
+        if not hasattr(self, "outbox"):
+            return
+        slots = self.outbox._slots.values()
+        assert self.outbox.size == sum(len(i.frame) for slot in slots for i in slot.items)
+        assert self.outbox._count == sum(len(slot.items) for slot in slots)
+        assert self.outbox.size <= LIMIT
+        assert len(self.outbox._fifo or ()) <= 65 + 2 * (self.outbox._count + len(slots))
+        assert len(self.outbox._heap or ()) <= 66 + 8 * len(slots)
+
+    @invariant()
+    def what_waits_is_reported(self) -> None:
+        if hasattr(self, "outbox") and self.outbox.is_waiting and not self.outbox.blocked:
+            assert self.rig.reported > 0
+
+    def teardown(self) -> None:
+        if not hasattr(self, "outbox"):
+            return
+        self.rig.drain()
+        ledger, states = self.rig.ledger, self.rig.states
+        for name in self.rig.attached:
+            if name in ALL:
+                assert ledger.at[name] == states[name].seq, name
+            else:
+                assert ledger.latest[name] == states[name].newest_seq, name
+        said = [one for one in ledger.seen if one["type"] == "pong"]
+        assert [one["id"] for one in said] == list(range(1, self.answers + 1))
+        blobs = [one["n"] for one in ledger.seen if one["type"] == "blob"]
+        assert blobs == sorted(set(blobs)) and set(self.sent_blobs) <= set(blobs)
+        synced = [one["id"] for one in ledger.seen if one["type"] == "synced"]
+        assert synced == list(range(1, self.asked + 1))
+        assert self.outbox.size == 0 and not self.outbox._slots
+
+
+@pytest.fixture(autouse=True, scope="module")
+def small_pieces_for_machines() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(outbox_module, "PIECE_BYTES", PIECE)
+        patch.setattr(encoding_module, "PIECE_BYTES", PIECE)
+        yield
+
+
+TestOutbox = OutboxMachine.TestCase
+TestOutbox.settings = settings(max_examples=200, stateful_step_count=60)
