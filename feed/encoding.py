@@ -6,6 +6,7 @@ header, made once and shared by every connection of the encoding.
 
 from __future__ import annotations
 
+import json as stdlib_json
 import struct
 from collections.abc import Callable, Iterator, Sequence
 from enum import IntEnum
@@ -112,8 +113,20 @@ def _same(json: bytes) -> bytes:
 
 
 def _msgpack(json: bytes) -> bytes:
-    """Write a JSON object as msgpack, field for field."""
-    return _encode_msgpack(_decode_json(json))
+    """Write a JSON object as msgpack, field for field.
+
+    Raises:
+        ValueError: Not JSON.
+    """
+    try:
+        return _encode_msgpack(_decode_json(json))
+    except OverflowError:  # an integer beyond 64 bits, from somebody else's publisher
+        return _encode_msgpack(stdlib_json.loads(json, parse_int=_int_or_text))
+
+
+def _int_or_text(digits: str) -> int | str:
+    value = int(digits)
+    return value if -(1 << 63) <= value < 1 << 64 else digits
 
 
 def _json_array(bodies: Sequence[bytes]) -> bytes:

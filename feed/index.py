@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from feed.models import Catalogue, Instrument
-from feed.topics import Topic, parse_topic
+from feed.topics import Topic, covering_texts, parse_topic
 
 
 class Index:
@@ -20,8 +20,8 @@ class Index:
         self.catalogues: dict[str, Catalogue] = {}
         self.version = 0
         self._by_kind: dict[str, dict[str, Topic]] = {}
+        self._by_pattern: dict[str, list[str]] = {}
         self._listed: dict[tuple[str, str], Instrument] = {}
-        self._matches: dict[str, tuple[str, ...]] = {}
 
     def update(self, catalogue: Catalogue) -> list[str]:
         """Replace an exchange's catalogue; return the topics that are new, sorted.
@@ -42,9 +42,10 @@ class Index:
             if name not in topics:
                 topics[name] = topic
                 added.append(name)
+                for pattern in covering_texts(name)[1:]:
+                    self._by_pattern.setdefault(pattern, []).append(name)
         if added:
             self.version += 1
-            self._matches.clear()
         return added
 
     def is_carried(self, name: str) -> bool:
@@ -52,15 +53,15 @@ class Index:
         return name in self._by_kind.get(name.partition(".")[0], ())
 
     def match(self, pattern: str) -> tuple[str, ...]:
-        """Return the carried topics a pattern covers, in the order they were listed."""
-        found = self._matches.get(pattern)
-        if found is None:
-            wanted = parse_topic(pattern)
-            topics = self._by_kind.get(wanted.kind, {})
-            found = tuple(name for name, topic in topics.items() if wanted.covers(topic))
-            if len(self._matches) < 10_000:  # clients choose the patterns
-                self._matches[pattern] = found
-        return found
+        """Return the carried topics a pattern (or exact topic) covers, in the order listed.
+
+        Raises:
+            ValueError: Neither a pattern nor a topic.
+        """
+        if not parse_topic(pattern).is_pattern:
+            return (pattern,) if self.is_carried(pattern) else ()
+        # Looked up, not searched for: clients choose the patterns, thousands in one command.
+        return tuple(self._by_pattern.get(pattern, ()))
 
     def why_unknown(self, topic: Topic) -> str:
         """Explain to a client why an exact topic is not carried, and what would change that."""
@@ -73,6 +74,11 @@ class Index:
                 f"add it to FEED_SYMBOLS (and FEED_KINDS) of the ingest process"
             )
         return f"{topic.exchange} lists no {topic.symbol}; see /v1/instruments"
+
+    def near(self, topic: Topic) -> list[str]:
+        """Return carried topics of the same kind that share the exchange or the symbol."""
+        patterns = (f"{topic.kind}.{topic.exchange}.*", f"{topic.kind}.*.{topic.symbol}")
+        return [name for pattern in patterns for name in self._by_pattern.get(pattern, ())]
 
     def topics(self, kind: str | None = None) -> Iterable[str]:
         """Return every carried topic, of one kind or all."""

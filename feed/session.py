@@ -17,12 +17,15 @@ from feed.encoding import Encoding
 from feed.errors import CloseCode
 from feed.index import Index
 from feed.throttle import lowered
-from feed.topics import Topic, parse_topic, suggestions
+from feed.topics import Topic, covering_texts, parse_topic, suggestions
 
 _encode = msgspec.json.Encoder().encode
 _RESULT_BYTES = 60_000
 _BAD_MESSAGES = 3
 _WARNINGS = 20
+#: Unknown topics of a connection that are answered with ``did_you_mean``. Looking for near names
+#: costs milliseconds: help for a person who types, not for a program that guesses.
+_SUGGESTIONS = 20
 
 
 class Delivery(NamedTuple):
@@ -165,6 +168,7 @@ class Session:
         self._tokens_at = now_s
         self._warnings = 0
         self._bad = 0
+        self._suggestions = _SUGGESTIONS
         self._wishes: dict[str, Wish] = {}
         self._covered: dict[str, _Cover] = {}
         self._implied: dict[str, int] = {}
@@ -210,6 +214,8 @@ class Session:
         gained = (now_s - self._tokens_at) * self._rate
         self._tokens = min(2.0 * self._rate, self._tokens + gained)
         self._tokens_at = now_s
+        if self._tokens == 2.0 * self._rate:
+            self._warnings = 0  # it has calmed down
         if self._tokens < 1:
             return False
         self._tokens -= 1
@@ -273,8 +279,14 @@ class Session:
             False,
             code="unknown_topic",
             message=self._index.why_unknown(topic),
-            did_you_mean=suggestions(text, self._index.topics(topic.kind)) or None,
+            did_you_mean=self._suggest(text, topic),
         )
+
+    def _suggest(self, text: str, topic: Topic) -> list[str] | None:
+        if self._suggestions == 0:
+            return None
+        self._suggestions -= 1
+        return suggestions(text, self._index.near(topic)) or None
 
     def _subscribe_one(
         self, text: str, topic: Topic, command: commands.Subscribe, done: Subscribed
@@ -332,7 +344,7 @@ class Session:
         """Bring topics in line with the wishes; return those covered and how many don't fit."""
         covered, left_out = [], 0
         for name in names:
-            wish = self._wish(parse_topic(name))
+            wish = self._wish(name)
             if wish is None:
                 continue
             if name not in self._covered and len(self._covered) >= self._max_topics:
@@ -342,9 +354,9 @@ class Session:
             covered.append(name)
         return covered, left_out
 
-    def _wish(self, topic: Topic) -> Wish | None:
-        for text in topic.covering():
-            wish = self._wishes.get(str(text))
+    def _wish(self, name: str) -> Wish | None:
+        for text in covering_texts(name):
+            wish = self._wishes.get(text)
             if wish is not None:
                 return wish
         return None
@@ -390,12 +402,10 @@ class Session:
                 message = 'not subscribed under this string; see {"op":"list"}'
                 results.append(Result(text[:120], False, code="not_subscribed", message=message))
                 continue
-            pattern = parse_topic(text)
-            affected = [text] if not pattern.is_pattern else list(self._covered)
+            affected = self._index.match(text) if parse_topic(text).is_pattern else (text,)
             for name in affected:
-                topic = parse_topic(name)
-                if name in self._covered and pattern.covers(topic):
-                    self._set(name, self._wish(topic), False, moves)
+                if name in self._covered:
+                    self._set(name, self._wish(name), False, moves)
             results.append(Result(text, True))
         json = _encode({"type": "unsubscribed", "id": id, "results": results})
         return Unsubscribed(moves, Answer(json))

@@ -77,6 +77,12 @@ def parse_topic(text: str) -> Topic:
     return Topic(kind, exchange, symbol)
 
 
+@lru_cache(maxsize=1 << 16)
+def covering_texts(text: str) -> tuple[str, ...]:
+    """Return every string that covers the exact topic ``text``, most specific first."""
+    return tuple(map(str, parse_topic(text).covering()))
+
+
 def symbol_text(native: str) -> str:
     """Write an exchange's own name in our character set (``protocol.md``, Topics).
 
