@@ -11,6 +11,7 @@ from feed.app import create_app
 from feed.bus.base import Bus
 from feed.config import Settings
 from feed.errors import ConfigError
+from feed.http import FeedHttpProtocol
 from feed.wire import FeedProtocol
 
 _BACKLOG = 4_096
@@ -46,7 +47,8 @@ def server(settings: Settings, bus: Bus) -> uvicorn.Server:
     config = uvicorn.Config(
         create_app(settings, bus),
         loop="uvloop",
-        http="httptools",
+        # A class of its own, because uvicorn hands its protocols no settings of ours.
+        http=type("Http", (FeedHttpProtocol,), {"stuck_after_s": settings.stuck_after_s}),
         ws=FeedProtocol,
         ws_max_size=settings.message_max_bytes,
         ws_ping_interval=None,  # the gateway pings, and judges by progress

@@ -8,6 +8,7 @@ no task, queue or scope stays behind for an idle client.
 from __future__ import annotations
 
 import array
+import asyncio
 import fcntl
 import socket
 import termios
@@ -17,6 +18,8 @@ from typing import Any, Protocol, cast
 from uvicorn.protocols.utils import ClientDisconnected
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.frames import Frame
+from websockets.frames import Opcode as FrameType
+from websockets.http11 import Request
 from websockets.protocol import OPEN
 
 from feed.encoding import Opcode, frame
@@ -30,8 +33,10 @@ _SNDBUF = 131_072
 _NOTSENT_LOWAT = 16_384
 _TCP_NOTSENT_LOWAT = 25  # linux/tcp.h; without it the kernel hides 3.9 MB of lag
 _MAX_FRAGMENTS = 64
+_MAX_CONTROLS_PER_S = 50
 _HANDSHAKE_S = 10.0
 _CLOSE_S = 5.0
+_BAD_REQUEST = b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
 
 
 class Receiver(Protocol):
@@ -48,6 +53,19 @@ class Receiver(Protocol):
     def lost(self) -> None: ...
 
 
+class _Nobody:
+    """Stands in for uvicorn's queue and event of a socket that was handed over: nobody waits."""
+
+    def put_nowait(self, message: object) -> None: ...
+
+    def set(self) -> None: ...
+
+    def clear(self) -> None: ...
+
+
+_NOBODY = _Nobody()
+
+
 class FeedProtocol(WebSocketsSansIOProtocol):
     """One client's socket.
 
@@ -59,7 +77,9 @@ class FeedProtocol(WebSocketsSansIOProtocol):
         super().__init__(*args, **kwargs)
         self.receiver: Receiver | None = None
         self.written = 0
-        self._deadline = self.loop.call_later(_HANDSHAKE_S, self._too_late)
+        self._controls = 0
+        self._controls_since = 0.0
+        self._deadline = self.loop.call_later(_HANDSHAKE_S, self.abort)
 
     # What uvicorn and the transport call.
 
@@ -78,6 +98,65 @@ class FeedProtocol(WebSocketsSansIOProtocol):
         receiver, self.receiver = self.receiver, None
         if receiver is not None:
             receiver.lost()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self.conn.handshake_exc is not None and not self.handshake_initiated:
+            # Too many headers, a body: uvicorn makes no event of it and would hold the socket.
+            self.handshake_initiated = self.handshake_complete = self.close_sent = True
+            self.transport.write(b"".join(self.conn.data_to_send()) or _BAD_REQUEST)
+            self._close_transport()
+
+    def handle_events(self) -> None:
+        for event in self.conn.events_received():
+            if self.disconnected:
+                return
+            if isinstance(event, Request):
+                self.handle_connect(event)
+            elif isinstance(event, Frame):
+                self._handle_frame(event)
+
+    def _handle_frame(self, event: Frame) -> None:
+        match event.opcode:
+            case FrameType.TEXT:
+                self.handle_text(event)
+            case FrameType.BINARY:
+                self.handle_bytes(event)
+            case FrameType.CONT:
+                self.handle_cont(event)
+            case FrameType.CLOSE:
+                self.handle_close(event)
+            case _ if self._is_flooded():
+                self.close(CloseCode.RATE_LIMITED, "too many pings")
+            case FrameType.PING:
+                self.handle_ping()
+            case FrameType.PONG:
+                self.handle_pong(event)
+
+    def _is_flooded(self) -> bool:
+        """Count one control frame; whether there are too many of them."""
+        now = self.loop.time()
+        if now - self._controls_since >= 1.0:
+            self._controls_since, self._controls = now, 0
+        self._controls += 1
+        return self._controls > _MAX_CONTROLS_PER_S
+
+    def handle_close(self, event: Frame) -> None:
+        super().handle_close(event)
+        self._close_transport()
+
+    def handle_parser_exception(self) -> None:
+        super().handle_parser_exception()
+        self._close_transport()
+
+    def _close_transport(self) -> None:
+        """Close once our last bytes are taken; by a reset if they are not taken in time."""
+        receiver, self.receiver = self.receiver, None
+        if receiver is not None:
+            receiver.lost()
+        self.transport.close()
+        self._deadline.cancel()
+        self._deadline = self.loop.call_later(_CLOSE_S, self.abort)
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -98,10 +177,10 @@ class FeedProtocol(WebSocketsSansIOProtocol):
         except Exception:  # the task's outer edge
             self.logger.exception("the WebSocket application failed")
             self.send_500_response()
-            self.transport.close()
+            self._close_transport()
         else:
-            if self.receiver is None and self.close_timer is None:
-                self.transport.close()
+            if self.receiver is None and self.close_timer is None and not self.disconnected:
+                self._close_transport()
 
     def send_receive_event_to_app(self) -> None:
         if self.receiver is None or self.close_sent:
@@ -133,7 +212,7 @@ class FeedProtocol(WebSocketsSansIOProtocol):
 
     def shutdown(self) -> None:
         super().shutdown()
-        self.loop.call_later(_CLOSE_S, self.abort)
+        self._close_transport()
 
     # What the receiver calls.
 
@@ -141,9 +220,36 @@ class FeedProtocol(WebSocketsSansIOProtocol):
         """Let ``receiver`` have the accepted socket; the ASGI coroutine may return after it."""
         self._deadline.cancel()
         self.receiver = receiver
-        # Measured: 9 KiB a connection that nobody asks for again.
-        self.scope["headers"] = []
+        # It may have spoken before it was let in, or be gone already.
+        self.loop.call_soon(self._catch_up)
+
+    def _catch_up(self) -> None:
+        receiver = self.receiver
+        if receiver is None:
+            return
+        if self.disconnected:
+            self.receiver = None
+            receiver.lost()
+            return
+        while not self.queue.empty():
+            message: dict[str, Any] = dict(self.queue.get_nowait())
+            if message["type"] == "websocket.receive":
+                text = message.get("text")
+                data = text.encode() if text is not None else message["bytes"]
+                receiver.received(data, text is not None)
+        if self.read_paused:
+            self.read_paused = False
+            self.transport.resume_reading()
+        self._forget_handshake()
+
+    def _forget_handshake(self) -> None:
+        """Drop what only the handshake and the application needed."""
+        self.scope = cast(Any, {})
+        # The parser's frame keeps the request for as long as the connection lives.
+        self.request.headers.clear()
         del self.request, self.response
+        self.queue = cast(Any, _NOBODY)
+        self.writable = cast(Any, _NOBODY)
 
     def write(self, data: bytes) -> None:
         """Send ready frames; dropped when the socket is closing."""
@@ -168,7 +274,8 @@ class FeedProtocol(WebSocketsSansIOProtocol):
     def abort(self) -> None:
         """End the connection at once, without a closing handshake."""
         self.disconnected = True
-        self.transport.abort()
+        if self.transport is not None:
+            self.transport.abort()
 
     def unsent(self) -> int:
         """Return how many bytes the transport still holds."""
@@ -176,14 +283,18 @@ class FeedProtocol(WebSocketsSansIOProtocol):
 
     def acknowledged(self) -> int:
         """Return how many written bytes the peer's kernel has confirmed."""
-        sock = self.transport.get_extra_info("socket")
-        in_kernel = array.array("i", [0])
-        if sock is not None and not self.transport.is_closing():
-            fcntl.ioctl(cast(int, sock.fileno()), termios.TIOCOUTQ, in_kernel)
-        return self.written - self.unsent() - in_kernel[0]
+        return self.written - unacknowledged(self.transport)
 
-    def _too_late(self) -> None:
-        self.abort()
+
+def unacknowledged(transport: asyncio.Transport) -> int:
+    """Return how many written bytes the transport and the kernel's send queue still hold."""
+    if transport.is_closing():
+        return 0
+    in_kernel = array.array("i", [0])
+    sock = transport.get_extra_info("socket")
+    if sock is not None:
+        fcntl.ioctl(cast(int, sock.fileno()), termios.TIOCOUTQ, in_kernel)
+    return transport.get_write_buffer_size() + in_kernel[0]
 
 
 def _is_utf8(data: bytes) -> bool:
