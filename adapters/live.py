@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from contextlib import suppress
 from random import Random
+from typing import Literal
 
 import msgspec
 from websockets.asyncio.client import connect
 from websockets.exceptions import WebSocketException
 
 from adapters import registry
-from adapters.base import Adapter
+from adapters.base import Adapter, Stream
 from adapters.publisher import Publisher
+from adapters.replay import TAPE_PATH, streams_told
 from adapters.rest import FetchFailed, Rest, is_local
 from adapters.runner import Runner, endpoints
-from adapters.selection import SymbolCheck, by_symbol, wanted_kinds
+from adapters.selection import Selection, SymbolCheck, by_stream, by_symbol, wanted_kinds
 from adapters.service import Context, publish
 from adapters.status import StatusBoard
 from adapters.tasks import now_us
@@ -24,6 +27,22 @@ from feed.errors import BadPayload
 from feed.models import Catalogue, Instrument
 
 log = logging.getLogger(__name__)
+
+
+class _Offer(msgspec.Struct, frozen=True):
+    """What the exchange has.
+
+    Attributes:
+        listed: Its instruments; of a tape without a listing, those it has frames of.
+        streams: Of a tape served as a fake exchange: all it has; else empty.
+    """
+
+    listed: list[Instrument]
+    streams: frozenset[Stream] = frozenset()
+
+    @property
+    def source(self) -> Literal["live", "replay"]:
+        return "replay" if self.streams else "live"
 
 
 class LiveExchange:
@@ -43,7 +62,7 @@ class LiveExchange:
         settings = context.settings
         self._ws_url, self._rest_url = endpoints(self._adapter, settings.endpoint(name))
         self._kinds = wanted_kinds(self._adapter, settings.kinds)
-        self._listing: list[Instrument] | None = None
+        self._offer: _Offer | None = None
 
     async def probe(self) -> None:
         """Prove that the exchange can be reached: its listing, and a WebSocket handshake.
@@ -51,8 +70,8 @@ class LiveExchange:
         Raises:
             OSError, WebSocketException, FetchFailed, BadPayload: It cannot.
         """
-        listing = await self._list()
-        selection = by_symbol(self._adapter, listing, self._context.settings.symbols, self._kinds)
+        offer = await self._look()
+        selection = self._select(offer)
         if selection.plans:
             url = self._ws_url + selection.plans[0].path
             async with connect(
@@ -63,7 +82,7 @@ class LiveExchange:
                 proxy=None if is_local(url) else True,
             ):
                 pass
-        self._listing = listing
+        self._offer = offer
 
     async def run(self, check: SymbolCheck) -> None:
         """Publish the exchange for ever.
@@ -72,15 +91,14 @@ class LiveExchange:
             ConfigError: A symbol asked for is listed by no exchange.
             Fenced, LeaseLost: Another process publishes the exchange.
         """
-        listing = self._listing
-        if listing is None:
+        offer = self._offer
+        if offer is None:
             try:
-                listing = await self._list()
+                offer = await self._look()
             except (FetchFailed, BadPayload) as e:
-                listing = await self._wait_for_listing(e)
-        settings = self._context.settings
-        check.report(self.name, listing)
-        selection = by_symbol(self._adapter, listing, settings.symbols, self._kinds)
+                offer = await self._wait(e)
+        check.report(self.name, offer.listed)
+        selection = self._select(offer)
         if not selection.plans:
             log.warning("%s lists none of the symbols asked for", self.name)
 
@@ -98,22 +116,44 @@ class LiveExchange:
 
         await publish(
             self._context,
-            selection.catalogue(self.name, "live", None, now_us()),
+            selection.catalogue(self.name, offer.source, None, now_us()),
             feed,
             connections=len(selection.plans),
             threshold_ms=int(self._adapter.limits.silent_after_s * 1_000),
             goodbye=None,
         )
 
-    async def _list(self) -> list[Instrument]:
-        async with Rest(self._rest_url) as rest:
-            bodies = [await rest.get(path) for path in self._adapter.listing_paths]
-        return self._adapter.instruments(bodies)
+    async def _look(self) -> _Offer:
+        """Ask the exchange what it has.
 
-    async def _wait_for_listing(self, error: Exception) -> list[Instrument]:
+        Raises:
+            FetchFailed, BadPayload: Its listing cannot be had.
+        """
+        async with Rest(self._rest_url) as rest:
+            streams: frozenset[Stream] = frozenset()
+            if self._context.settings.endpoint(self.name) is not None:
+                with suppress(FetchFailed):
+                    streams = streams_told(await rest.get(TAPE_PATH), self.name)
+            try:
+                bodies = [await rest.get(path) for path in self._adapter.listing_paths]
+            except FetchFailed:
+                if not streams:
+                    raise
+                natives = sorted({stream.native for stream in streams})
+                named = [self._adapter.instrument(native) for native in natives]
+                return _Offer([one for one in named if one is not None], streams)
+        return _Offer(self._adapter.instruments(bodies), streams)
+
+    def _select(self, offer: _Offer) -> Selection:
+        symbols = self._context.settings.symbols
+        if offer.streams:
+            return by_stream(self._adapter, offer.listed, offer.streams, symbols, self._kinds)
+        return by_symbol(self._adapter, offer.listed, symbols, self._kinds)
+
+    async def _wait(self, error: Exception) -> _Offer:
         """Say that the exchange is down, with all it carried before, until its listing comes."""
         log.warning("%s: no listing yet: %s", self.name, error)
-        found: list[Instrument] = []
+        found: list[_Offer] = []
 
         async def feed(publisher: Publisher, board: StatusBoard) -> None:
             rng, attempt = Random(), 0
@@ -121,7 +161,7 @@ class LiveExchange:
                 await asyncio.sleep(delay(attempt, rng, base_s=1.0))
                 attempt += 1
                 try:
-                    found.extend(await self._list())
+                    found.append(await self._look())
                 except (FetchFailed, BadPayload) as e:
                     log.info("%s: no listing yet: %s", self.name, e)
 
@@ -142,7 +182,7 @@ class LiveExchange:
             threshold_ms=None,
             goodbye=None,
         )
-        return found
+        return found[0]
 
 
 async def any_reachable(exchanges: list[LiveExchange], within_s: float) -> bool:

@@ -15,6 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
+import msgspec
 from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.datastructures import Headers
 from websockets.exceptions import ConnectionClosed
@@ -31,7 +32,12 @@ log = logging.getLogger(__name__)
 _sockets_log = log.getChild("sockets")
 _sockets_log.setLevel(logging.CRITICAL)
 
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder(dict[str, frozenset[Stream]]).decode
+
 SETTLE_S = 1.0
+#: Where the fake says which streams it has, because not every tape holds the exchange's listing.
+TAPE_PATH = "/.tape"
 #: Of an exchange that ends a connection as planned; a client then comes back.
 GOING_AWAY = 1001
 #: The end of the tape.
@@ -57,6 +63,14 @@ def parse_speed(text: str) -> float | None:
     return speed
 
 
+def streams_told(body: bytes, exchange: str) -> frozenset[Stream]:
+    """Read what a fake says at ``TAPE_PATH``; nothing if it is no fake, or not this exchange's."""
+    try:
+        return _decode(body).get(exchange, frozenset())
+    except msgspec.DecodeError:
+        return frozenset()
+
+
 class FakeExchange:
     """Serves recordings of a tape. Use as an async context manager.
 
@@ -80,7 +94,9 @@ class FakeExchange:
         expected: Mapping[str, Collection[Stream]] | None = None,
         host: str = "127.0.0.1",
         port: int = 0,
+        tells: bool = True,
     ) -> None:
+        self._tells = tells
         self._host = host
         self._port = port
         self._server: Server | None = None
@@ -160,6 +176,9 @@ class FakeExchange:
         """Answer a plain GET; let a WebSocket handshake pass."""
         if request.headers.get("Upgrade", "").lower() == "websocket":
             return None
+        if self._tells and request.path == TAPE_PATH:
+            streams = {name: stage.recording.streams for name, stage in self._stages.items()}
+            return _response(200, _encode(streams))
         stage = self._stage(request.path)
         key = stage.recording.venue.rest_key(request.path) if stage else None
         if stage is None or key is None or key not in stage.recording.bodies:

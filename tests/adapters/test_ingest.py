@@ -70,7 +70,8 @@ async def ingesting(bus: RecordingBus, settings: Settings, **options: Any) -> As
 
 
 def fake(speed: float | None = None, loop: bool = True) -> FakeExchange:
-    return FakeExchange({"toy": Recording(TAPE, ToyVenue())}, speed=speed, loop=loop)
+    recordings = {"toy": Recording(TAPE, ToyVenue())}
+    return FakeExchange(recordings, speed=speed, loop=loop, tells=False)
 
 
 def statuses(bus: RecordingBus, topic: str) -> list[tuple[Any, Any]]:
@@ -110,6 +111,20 @@ async def test_by_default_the_usual_symbols_are_carried() -> None:
     }
 
 
+async def test_an_adapter_pointed_at_a_tape_subscribes_to_what_is_on_it_with_a_listing_or_not() -> (
+    None
+):
+    broker = MemoryBroker()
+    lines = [line for line in TAPE if line is not LISTING]
+    exchange = FakeExchange({"toy": Recording(lines, ToyVenue())}, speed=None)
+    async with recording_bus(broker) as bus, exchange:
+        async with ingesting(bus, toy_settings(exchange.url)):
+            await eventually(lambda: ids(bus, "trade.toy.BTC-USD")[:2] == ["1", "2"])
+        catalogue = broker.catalogues["toy"]
+    assert catalogue.source == "replay"
+    assert [one.symbol for one in catalogue.instruments] == ["BTC-USD", "ETH-USD"]
+
+
 async def test_a_stop_says_down_gives_the_lease_back_and_leaves_nothing() -> None:
     before = len(asyncio.all_tasks())
     async with recording_bus() as bus:
@@ -143,7 +158,7 @@ async def test_without_a_listing_the_exchange_is_down_until_it_comes() -> None:
     recording = Recording(TAPE, ToyVenue())
     bodies, recording.bodies = recording.bodies, {}
     async with recording_bus() as bus:
-        exchange = FakeExchange({"toy": recording}, speed=None, loop=True)
+        exchange = FakeExchange({"toy": recording}, speed=None, loop=True, tells=False)
         async with exchange, ingesting(bus, toy_settings(exchange.url, ["BTC-USD"])):
             await eventually(lambda: ("down", "connecting") in statuses(bus, "toy.ALL"))
             recording.bodies = bodies
