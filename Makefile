@@ -22,7 +22,7 @@ help:
 	@echo "make bench     fan-out and ingest benches"
 	@echo "make lock      renew requirements.lock from pyproject.toml (UPGRADE=1: take newer versions)"
 	@echo "make clean     remove .venv, caches and builds"
-	@echo "ARGS='…' is handed on to the command behind run, test and bench."
+	@echo "ARGS='…' is handed on to the command behind run and test."
 
 install: $(STAMP)
 
@@ -56,8 +56,8 @@ format: $(STAMP)
 	$(BIN)/ruff format .
 
 bench: $(STAMP)
-	$(BIN)/python -m bench.fanout $(ARGS)
-	$(BIN)/python -m bench.ingest $(ARGS)
+	$(BIN)/python -m bench.fanout
+	$(BIN)/python -m bench.ingest
 
 # The resolver lives in an environment of its own: nothing but this target needs it. Hashes of
 # every file of a version go in, so one lock serves all machines; the download is the proof that
