@@ -244,7 +244,7 @@ class Connection:
             runner.bad_frame(e)
         except FetchFailed as e:
             runner.counters.failed_fetches += 1
-            runner.complain(f"cannot fetch {fetch.key}: {e}")
+            runner.complain("fetch", f"cannot fetch {fetch.key}: {e}")
             if e.retry_after_s:
                 await asyncio.sleep(e.retry_after_s)
         recv = runner.clock()

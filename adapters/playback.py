@@ -36,7 +36,7 @@ class Playback:
 
     Args:
         tapes: By path; several of one exchange must not carry the same topic.
-        exchange: Whose they are; None: as they tell.
+        exchange: Whose they are, where they cannot tell.
         speed: None is as fast as taken.
         banner: Every user sees it.
         is_filtered: ``FEED_EXCHANGES`` and ``FEED_SYMBOLS`` narrow what is played.
@@ -72,7 +72,8 @@ class Playback:
         found: dict[str, list[Recording]] = {}
         for path in self._tapes:
             # Reading takes a second where a tape is long; others on this loop go on meanwhile.
-            for name, recording in (await asyncio.to_thread(load, path, self._exchange)).items():
+            loaded = await asyncio.to_thread(load, path, self._exchange, is_hint=True)
+            for name, recording in loaded.items():
                 if not names or name in names:
                     found.setdefault(name, []).append(recording)
         if not found:

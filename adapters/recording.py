@@ -61,17 +61,20 @@ class Recording:
         return self.frames[-1].at if self.frames else 0.0
 
 
-def load(path: Path, exchange: str | None = None) -> dict[str, Recording]:
+def load(path: Path, exchange: str | None = None, *, is_hint: bool = False) -> dict[str, Recording]:
     """Read a tape; return what each exchange on it said.
 
     Args:
         exchange: Read it as this exchange's; None: as its URLs and frames tell.
+        is_hint: ``exchange`` counts only where they tell nothing.
 
     Raises:
         ConfigError: Not a tape, or of no exchange we know.
     """
     lines = list(tape.read(path))
-    names = [exchange] if exchange else registry.exchanges_of(lines)
+    names = registry.exchanges_of(lines) if exchange is None or is_hint else []
+    if exchange and not names:
+        names = [exchange]
     if not names:
         raise ConfigError(f"{path}: cannot tell whose tape this is; name it with --exchange")
     found = {name: Recording(lines, registry.entry(name).load_venue()()) for name in names}

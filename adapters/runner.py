@@ -31,7 +31,7 @@ from feed.models import ExchangeStatus, SymbolStatus
 
 log = logging.getLogger(__name__)
 
-#: No exchange's complaints are logged more often.
+#: Of one exchange nothing is complained about more often.
 COMPLAIN_EVERY_S = 60.0
 
 
@@ -107,8 +107,7 @@ class Runner:
         self._selection = selection
         self._first_index = first_index
         self._connects = Pacer(self.limits.connects, self.limits.connects_window_s)
-        self._complained_at: float | None = None
-        self._uncomplained = 0
+        self._complaints: dict[str, tuple[float, int]] = {}
 
     async def run(self) -> None:
         """Keep all connections; returns only when a tape has ended on each."""
@@ -130,18 +129,19 @@ class Runner:
     def bad_frame(self, error: BadPayload) -> None:
         """Count a frame that cannot be understood. It costs itself, not the connection."""
         self.counters.bad_frames += 1
-        self.complain(f"{error}: {error.frame!r}")
+        self.complain("frame", f"{error}: {error.frame!r}")
 
-    def complain(self, message: str) -> None:
-        """Log a warning, but at most once a minute."""
+    def complain(self, about: str, message: str) -> None:
+        """Log a warning, but about one thing at most once a minute."""
         now = asyncio.get_running_loop().time()
-        if self._complained_at is not None and now - self._complained_at < COMPLAIN_EVERY_S:
-            self._uncomplained += 1
+        said_at, unsaid = self._complaints.get(about, (-COMPLAIN_EVERY_S, 0))
+        if now - said_at < COMPLAIN_EVERY_S:
+            self._complaints[about] = said_at, unsaid + 1
             return
-        more = f" (and {self._uncomplained} more since)" if self._uncomplained else ""
+        more = f" (and {unsaid} more since the last)" if unsaid else ""
         prefix = "" if message.startswith(f"{self.name}:") else f"{self.name}: "
         log.warning("%s%s%s", prefix, message, more)
-        self._complained_at, self._uncomplained = now, 0
+        self._complaints[about] = now, 0
 
     async def _keep(self, plan: Plan, index: int, topics: Iterable[str]) -> None:
         attempt = 0
