@@ -127,7 +127,7 @@ class Result(msgspec.Struct, omit_defaults=True):
     topic: str
     ok: bool
     mode: str | None = None
-    max_hz: float | None = None
+    max_hz: int | float | None = None
     seq: int | None = None
     health: str | None | msgspec.UnsetType = msgspec.UNSET
     matches: int | None = None
@@ -311,7 +311,7 @@ class Session:
             done.errors.append(_error(command.id, "limit", message))
         delivery = wish.delivery(topic)
         result = Result(text, True, mode="latest" if delivery.latest else "all")
-        result.max_hz = delivery.hz
+        result.max_hz = plain(delivery.hz)
         if topic.is_pattern:
             result.matches = len(matches)
             result.topics = [(name, 0, None) for name in joined]
@@ -439,7 +439,7 @@ class Session:
             topic = parse_topic(text)
             delivery = wish.delivery(topic)
             mode = "latest" if delivery.latest else "all"
-            result = Result(text, True, mode=mode, max_hz=delivery.hz)
+            result = Result(text, True, mode=mode, max_hz=plain(delivery.hz))
             if topic.is_pattern:
                 result.matches = len(self._index.match(text))
             results.append(result)
@@ -459,6 +459,11 @@ def answer(action: Subscribed, lookup: Lookup) -> Iterator[Answer]:
 def synced(id: CommandId) -> Answer:
     """Return the frame that follows the last snapshot of a command."""
     return Answer(_encode({"type": "synced", "id": id}))
+
+
+def plain(number: float | None) -> int | float | None:
+    """Return a whole number as such: ``4``, not ``4.0``."""
+    return int(number) if number is not None and number.is_integer() else number
 
 
 def _in_parts(type: str, id: CommandId, results: list[Result]) -> Iterator[Answer]:

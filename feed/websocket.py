@@ -217,7 +217,7 @@ class Connection:
                     "version": "1",
                     "session": f"{id(self) & 0xFFFFFFFF:08x}",
                     "time": now_us(),
-                    "heartbeat_s": settings.heartbeat_s,
+                    "heartbeat_s": s.plain(settings.heartbeat_s),
                     "auth": "none",
                     "bus": "live" if relay.liveness.is_linked else "stale",
                     "limits": {

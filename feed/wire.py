@@ -109,7 +109,7 @@ class FeedProtocol(WebSocketsSansIOProtocol):
 
     def handle_events(self) -> None:
         for event in self.conn.events_received():
-            if self.disconnected:
+            if self.transport.is_closing():
                 return
             if isinstance(event, Request):
                 self.handle_connect(event)
@@ -127,7 +127,7 @@ class FeedProtocol(WebSocketsSansIOProtocol):
             case FrameType.CLOSE:
                 self.handle_close(event)
             case _ if self._is_flooded():
-                self.close(CloseCode.RATE_LIMITED, "too many pings")
+                self._end(CloseCode.RATE_LIMITED, "too many pings")
             case FrameType.PING:
                 self.handle_ping()
             case FrameType.PONG:
@@ -147,6 +147,11 @@ class FeedProtocol(WebSocketsSansIOProtocol):
 
     def handle_parser_exception(self) -> None:
         super().handle_parser_exception()
+        self._close_transport()
+
+    def _end(self, code: CloseCode, reason: str) -> None:
+        """Close without hearing the client any further."""
+        self.close(code, reason)
         self._close_transport()
 
     def _close_transport(self) -> None:
@@ -190,7 +195,7 @@ class FeedProtocol(WebSocketsSansIOProtocol):
         self.frames = []
         is_text = self.curr_msg_data_type == "text"
         if is_text and not _is_utf8(data):
-            self.close(CloseCode.INVALID_UTF8, "text that is not UTF-8")
+            self._end(CloseCode.INVALID_UTF8, "text that is not UTF-8")
             return
         self.receiver.received(data, is_text)
 
@@ -220,36 +225,9 @@ class FeedProtocol(WebSocketsSansIOProtocol):
         """Let ``receiver`` have the accepted socket; the ASGI coroutine may return after it."""
         self._deadline.cancel()
         self.receiver = receiver
-        # It may have spoken before it was let in, or be gone already.
-        self.loop.call_soon(self._catch_up)
-
-    def _catch_up(self) -> None:
-        receiver = self.receiver
-        if receiver is None:
-            return
-        if self.disconnected:
+        if self.disconnected:  # gone already, and nobody else would say so
             self.receiver = None
-            receiver.lost()
-            return
-        while not self.queue.empty():
-            message: dict[str, Any] = dict(self.queue.get_nowait())
-            if message["type"] == "websocket.receive":
-                text = message.get("text")
-                data = text.encode() if text is not None else message["bytes"]
-                receiver.received(data, text is not None)
-        if self.read_paused:
-            self.read_paused = False
-            self.transport.resume_reading()
-        self._forget_handshake()
-
-    def _forget_handshake(self) -> None:
-        """Drop what only the handshake and the application needed."""
-        self.scope = cast(Any, {})
-        # The parser's frame keeps the request for as long as the connection lives.
-        self.request.headers.clear()
-        del self.request, self.response
-        self.queue = cast(Any, _NOBODY)
-        self.writable = cast(Any, _NOBODY)
+            self.loop.call_soon(receiver.lost)
 
     def write(self, data: bytes) -> None:
         """Send ready frames; dropped when the socket is closing."""
