@@ -233,9 +233,9 @@ class Relay:
             self._hold(state, entry)
         elif state.has(entry.epoch, entry.seq):
             pass  # a repeat, or a publisher that has been replaced
-        elif state.connects(*entry):
+        elif state.seq and state.connects(*entry):
             self.hub.publish(state, *entry, now_us())
-        else:
+        else:  # a jump, or the first we hear of the topic: others may have come before it
             state.phase = Phase.REPAIRING
             self._hold(state, entry)
             self._spawn(self._repair(state))

@@ -69,7 +69,7 @@ class Ledger:
         if one["type"] == "gap" and one["seq"] is None:
             first, last = one["from"], one["to"]
             assert first <= last, one
-            assert at is None or first == at + 1, (one, at)
+            assert not at or first == at + 1, (one, at)
             self.at[topic] = last
             self.lost[topic] = self.lost.get(topic, 0) + last - first + 1
             if topic.startswith("book.") and one["cause"] == "slow_consumer":
@@ -77,7 +77,7 @@ class Ledger:
             return
         if one["seq"] is None:
             return  # made by the server, explains nothing
-        if at is not None and one["seq"] != at + 1:
+        if at and one["seq"] != at + 1:  # 0: nothing was ever published, so it starts anywhere
             assert one["type"] == "gap" and one["cause"] == "publisher_restart", (one, at)
             assert (one["from"], one["to"]) == (at + 1, one["seq"] - 1), (one, at)
         self.at[topic] = one["seq"]
@@ -87,7 +87,7 @@ class Ledger:
         assert owed is None or owed == seq, f"the gap ends at {owed}, the snapshot is of {seq}"
         if topic in self.at:
             at = self.at[topic]
-            assert at is None or at == seq, f"{topic}: a snapshot of {seq} after {at}"
+            assert not at or at == seq, f"{topic}: a snapshot of {seq} after {at}"
             self.at[topic] = seq
         elif topic in self.latest:
             assert seq >= self.latest[topic]  # a gap may stand behind the newest value

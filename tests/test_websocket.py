@@ -2,8 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable
-from typing import Any
+from collections.abc import AsyncIterator
 
 import pytest
 import websockets
@@ -514,9 +513,6 @@ async def test_the_session_ends_with_its_socket(web: Web) -> None:
         assert {state.interest for state in states} == {1}
     await until(lambda: web.gateway.relay.joined() == 0)
     assert not any(state.audiences for state in states) and not web.gateway.hub._throttled
-
-
-Check = Callable[[Any], bool]
 
 
 async def test_an_unknown_path_is_not_a_websocket(web: Web) -> None:
