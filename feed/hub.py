@@ -264,6 +264,17 @@ class Hub:
         for hz in list(throttled.groups):
             self._leave_group(outbox, throttled, hz)
 
+    def throttled_positions(self, outbox: Outbox) -> dict[TopicState, int]:
+        """Return what a client has been given of its throttled topics; 0 where it is due some."""
+        found: dict[TopicState, int] = {}
+        throttled = self._throttled.get(outbox)
+        if throttled is not None:
+            for view in throttled.views.values():
+                found.update(view)
+            for _, group in throttled.groups.values():
+                found.update(group.positions(outbox))
+        return found
+
     def rebatch(self, outbox: Outbox, batch: bool) -> None:
         """Set the connection's ``batch`` option."""
         outbox.batch = batch

@@ -31,14 +31,21 @@ class EventStream(Encoding):
 
     @staticmethod
     def _plain(body: bytes) -> bytes:
-        return b"data: " + body + b"\n\n"
+        return b"data: " + _one_line(body) + b"\n\n"
 
     @staticmethod
     def _numbered(body: bytes) -> bytes:
         found = _SEQ.search(body, 0, 200)
         if found is None:
-            return b"data: " + body + b"\n\n"
-        return b"id: %s@%s\ndata: %s\n\n" % (found[1], found[2], body)
+            return EventStream._plain(body)
+        return b"id: %s@%s\ndata: %s\n\n" % (found[1], found[2], _one_line(body))
+
+
+def _one_line(json: bytes) -> bytes:
+    """Take line breaks out, which in JSON are only white space; here they would end the event."""
+    if b"\n" in json or b"\r" in json:
+        return json.replace(b"\n", b" ").replace(b"\r", b" ")
+    return json
 
 
 _ONE = EventStream(numbered=True)
@@ -114,9 +121,10 @@ class StreamConnection(Connection):
         if encoding is _ONE or self.outbox.is_waiting:
             self.outbox.heartbeat(now)
             return
+        given = self.positions()
         where = b",".join(
-            b"%s@%d" % (state.name.encode(), state.seq)
-            for state in self.states()
+            b"%s@%d" % (state.name.encode(), seq)
+            for state, seq in given.items()
             if state.kind != "status"
         )
         json = b'{"type":"heartbeat","time":%d,"lag_us":0,"queued":0}' % now

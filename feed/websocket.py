@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Protocol
 
@@ -191,9 +191,10 @@ class Connection:
         bus = b"live" if is_live else b"stale"
         self.say(b'{"type":"health","bus":"%s","since":%d}' % (bus, since))
 
-    def states(self) -> Iterable[TopicState]:
-        """Return every topic that is delivered."""
-        return self._states.values()
+    def positions(self) -> dict[TopicState, int]:
+        """Return what has been given of each topic that is delivered, while nothing waits."""
+        given = {state: state.seq for state in self._states.values() if state not in self._pending}
+        return given | self._gateway.hub.throttled_positions(self.outbox)
 
     # What we say.
 
