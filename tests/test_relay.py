@@ -359,8 +359,7 @@ async def test_garbage_on_the_bus_costs_itself_alone(rig: Rig, topic: str, paylo
     await rig.join(topic)
     rig.bus._deliver([Entry(topic, 1_001, payload)])
     assert rig.relay.bad_payloads == 1
-    events = [publisher.trade(), publisher.book([("9", "1")], [])]
-    await publisher.publish(*events)
+    await publisher.publish(publisher.trade(), publisher.book([("9", "1")], []))
     await rig.settle(topic)
     assert rig.ledger.seen[-1] == publisher.sent[topic][-1]
     assert rig.ledger.lost == {}

@@ -11,6 +11,7 @@ import pytest
 
 from feed import http, wire
 from feed.encoding import JSON, unframe
+from feed.errors import CloseCode
 from feed.wire import FeedProtocol
 from tests.web import RawClient, Web, close_code, descriptors, masked, running, until
 
@@ -85,7 +86,7 @@ async def test_a_full_buffer_pauses_and_an_empty_one_resumes(web: Web) -> None:
 async def test_a_close_of_ours_ends_with_the_clients_echo(web: Web) -> None:
     client = await served(web)
     sock = protocol(web)
-    sock.close(wire.CloseCode.SHED, "too many")
+    sock.close(CloseCode.SHED, "too many")
     assert close_code(await client.receive()) == 4000
     await client.send(masked(8, (4000).to_bytes(2, "big")))
     assert await client.rest() == b""
@@ -97,7 +98,7 @@ async def test_a_close_that_is_not_echoed_becomes_a_reset(
 ) -> None:
     monkeypatch.setattr(wire, "_CLOSE_S", 0.2)
     client = await served(web)
-    protocol(web).close(wire.CloseCode.SHED, "too many")
+    protocol(web).close(CloseCode.SHED, "too many")
     assert close_code(await client.rest()) == 4000
     await until(lambda: not web.gateway.clients)
     client.close()

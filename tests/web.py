@@ -8,7 +8,7 @@ import os
 import socket
 import struct
 import time
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -172,7 +172,12 @@ class Web:
         subprotocols: Any = [f"feed.v1.{encoding}"] if encoding else None
         url = f"ws://127.0.0.1:{self.port}/v1/ws{query}"
         async with websockets.connect(
-            url, subprotocols=subprotocols, compression=None, max_size=None, **options
+            url,
+            subprotocols=subprotocols,
+            compression=None,
+            max_size=None,
+            close_timeout=0.5,  # one that has not read everything would wait for it
+            **options,
         ) as connection:
             yield Client(connection, encoding == "msgpack")
 
@@ -248,6 +253,28 @@ class RawClient:
         except ConnectionError:
             return b""
 
+    async def receive_until_close(self) -> bytes:
+        """Read until a close frame has come."""
+        data = b""
+        while close_code(data) is None:
+            part = await self.receive()
+            assert part, data[-300:]
+            data += part
+        return data
+
+    async def objects(self, type: str, n: int, inside: str = "") -> list[dict[str, Any]]:
+        """Read until ``n`` objects of a type (or items of their list ``inside``) have come."""
+        data = b""
+        while True:
+            part = await self.receive()
+            assert part, data[-300:]
+            data += part
+            found = [one for one in whole_objects(data) if one["type"] == type]
+            if inside:
+                found = [item for one in found for item in one[inside]]
+            if len(found) >= n:
+                return found
+
     async def rest(self) -> bytes:
         """Read until the server ends it."""
         data = b""
@@ -279,12 +306,33 @@ def masked(opcode: int, payload: bytes, fin: bool = True) -> bytes:
 
 def close_code(data: bytes) -> int | None:
     """Return the code of the close frame at the end of what was read."""
-    from feed.encoding import unframe
-
-    for opcode, body in unframe(data):
+    for opcode, body in whole_frames(data):
         if opcode == 8:
             return int.from_bytes(body[:2], "big")
     return None
+
+
+def whole_frames(data: bytes) -> Iterator[tuple[int, bytes]]:
+    """Yield the frames that have come in full."""
+    at = 0
+    while at + 2 <= len(data):
+        n, width = data[at + 1] & 0x7F, 0
+        if n >= 126:
+            width = 2 if n == 126 else 8
+            n = int.from_bytes(data[at + 2 : at + 2 + width], "big")
+        start = at + 2 + width
+        if start + n > len(data):
+            return
+        yield data[at] & 0x0F, data[start : start + n]
+        at = start + n
+
+
+def whole_objects(data: bytes) -> Iterator[dict[str, Any]]:
+    """Yield the JSON objects that have come in full."""
+    for opcode, body in whole_frames(data):
+        if opcode == 1:
+            said = json.loads(body)
+            yield from said if isinstance(said, list) else [said]
 
 
 def descriptors() -> int:
