@@ -225,9 +225,38 @@ class FeedProtocol(WebSocketsSansIOProtocol):
         """Let ``receiver`` have the accepted socket; the ASGI coroutine may return after it."""
         self._deadline.cancel()
         self.receiver = receiver
-        if self.disconnected:  # gone already, and nobody else would say so
+        # Once the application has returned: the client may be gone, or have spoken too early.
+        self.loop.call_soon(self._catch_up)
+
+    def _catch_up(self) -> None:
+        receiver = self.receiver
+        if receiver is None:
+            return
+        if self.disconnected:  # nobody else would say so
             self.receiver = None
-            self.loop.call_soon(receiver.lost)
+            receiver.lost()
+            return
+        early = self.queue
+        self._forget_handshake()
+        while not early.empty() and self.receiver is not None:
+            message: dict[str, Any] = dict(early.get_nowait())
+            if message["type"] == "websocket.receive":
+                text = message.get("text")
+                data = text.encode() if text is not None else message["bytes"]
+                receiver.received(data, text is not None)
+        if self.read_paused:
+            self.read_paused = False
+            if not self.transport.is_closing():
+                self.transport.resume_reading()
+
+    def _forget_handshake(self) -> None:
+        """Drop what only the handshake and the application needed: 10 KiB a connection."""
+        self.scope = cast(Any, {})
+        # The parser's frame keeps the request for as long as the connection lives.
+        self.request.headers.clear()
+        del self.request, self.response
+        self.queue = cast(Any, _NOBODY)
+        self.writable = cast(Any, _NOBODY)
 
     def write(self, data: bytes) -> None:
         """Send ready frames; dropped when the socket is closing."""
