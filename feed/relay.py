@@ -80,6 +80,7 @@ class Relay:
         self._held_bytes: dict[TopicState, int] = {}
         self._when_live: dict[TopicState, dict[object, Callable[[], None]]] = {}
         self._idle: dict[TopicState, float] = {}
+        self._exchanges: set[TopicState] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._slots = asyncio.Semaphore(64)
         self._links = 0
@@ -110,24 +111,28 @@ class Relay:
 
         Give it back with ``release``, once for each call.
         """
+        state = self._joined(name)
+        state.interest += 1
+        self._idle.pop(state, None)
+        return state
+
+    def _joined(self, name: str) -> TopicState:
         state = self._states.get(name)
         if state is None:
             state = self._states[name] = TopicState(name)
             state.health = self.liveness.health(state.topic)
             self._spawn(self._fill(state))
-        state.interest += 1
-        self._idle.pop(state, None)
         return state
 
     def release(self, state: TopicState) -> None:
         """Say that one client less wants the topic."""
         state.interest -= 1
-        if state.interest == 0:
+        if state.interest == 0 and state not in self._exchanges:
             self._idle[state] = time.monotonic() + self._linger_s
 
     def joined(self) -> int:
-        """Return how many topics are joined."""
-        return len(self._states)
+        """Return how many topics are joined for clients, or still are after they left."""
+        return len(self._states) - sum(state.interest == 0 for state in self._exchanges)
 
     def is_live(self, state: TopicState) -> bool:
         return state.phase is not Phase.FILLING
@@ -398,6 +403,10 @@ class Relay:
                 added = self.index.update(catalogue)
                 if added:
                     self.on_topics(added)
+                # /v1/exchanges and every topic's health tell it, whoever listens.
+                whole = f"status.{catalogue.exchange}.ALL"
+                if whole in added:
+                    self._exchanges.add(self._joined(whole))
             case LinkDown(reason):
                 self._links += 1
                 if self.liveness.link(False):

@@ -223,7 +223,7 @@ async def test_a_restarted_publisher_explains_its_jump_itself(rig: Rig) -> None:
     await rig.settle(TRADE)
     assert [one["type"] for one in rig.ledger.seen] == ["snapshot", "gap", "trade"]
     assert rig.ledger.seen[1]["cause"] == "publisher_restart"
-    assert len(rig.bus.asked) == 1  # nothing had to be repaired
+    assert rig.bus.asked.count(TRADE) == 1  # nothing had to be repaired
 
 
 async def test_what_the_former_publisher_still_sends_is_dropped(rig: Rig) -> None:
