@@ -133,7 +133,7 @@ def test_random_joins_changes_and_stalls_leave_every_client_with_the_newest(data
             st.tuples(
                 st.sampled_from(
                     ["publish", "publish", "publish", "run", "flush", "set", "leave", "stall", "go"]
-                    + ["batch", "gone"]
+                    + ["batch", "gone", "beat", "beat"]
                 ),
                 st.integers(0, 3),
                 st.sampled_from(TOPICS),
@@ -155,6 +155,9 @@ def test_random_joins_changes_and_stalls_leave_every_client_with_the_newest(data
                 world.run(30_000 * (number + 1))
             case "flush":
                 world.flush()
+            case "beat":  # and what it gave waits
+                world.now = max(world.now, world.hub.next_beat() or 0)
+                world.hub.beat(world.now)
             case "set" if is_in and name in STATES:
                 if not latest and name in client.ledger.at:
                     continue  # sessions tell of differences only
@@ -332,3 +335,77 @@ def test_a_refreshed_book_comes_after_what_waits_of_it() -> None:
 )
 def test_a_rate_is_lowered_to_the_next(asked: float, given: float) -> None:
     assert lowered(asked) == given
+
+
+def test_a_late_beat_is_not_followed_by_an_early_one() -> None:
+    world = World()
+    client = world.client()
+    world.join(client, "quote.a.X", True, 10.0)
+    world.hub.beat(world.now)
+    for late_us in (0, 99_000, 250_000, 10_000, 90_000) * 5:
+        world.publish("quote.a.X")
+        world.now = (world.hub.next_beat() or 0) + late_us
+        world.hub.beat(world.now)
+        world.flush()
+    times = [at for at, _, _ in client.taken]
+    assert len(times) >= 20
+    assert all(b - a >= 100_000 for a, b in zip(times, times[1:], strict=False))
+
+
+@pytest.mark.parametrize("event", ["another topic leaves", "batch", "another rate joins"])
+def test_what_waited_ready_made_is_given_again_when_it_must_be_made_anew(event: str) -> None:
+    world = World()
+    client = world.client()
+    for name in STATES:
+        world.join(client, name, True, 10.0)
+    world.run(200_000)
+    for name in STATES:
+        world.publish(name)
+    world.now = world.hub.next_beat() or 0
+    client.outbox.block()
+    client.outbox.blocked = False  # the socket fills up between the beat and the flush
+    world.hub.beat(world.now)
+    client.outbox.block()
+    assert client.outbox.blobs_in > client.outbox.blobs_out
+    if event == "batch":
+        world.hub.rebatch(client.outbox, True)
+    elif event == "another rate joins":
+        world.change(client, "quote.a.Y", True, 50.0)
+    else:
+        world.leave(client, "quote.a.Y")
+    client.outbox.unblock()
+    world.run(300_000)
+    for name, seq in client.ledger.latest.items():
+        assert seq == 2, name
+    assert len(client.taken) == len(client.ledger.latest)  # nothing twice
+
+
+def test_a_restart_that_a_slow_client_does_not_see_is_inside_its_gap() -> None:
+    world = World()
+    client = world.client()
+    client.outbox.limit = 500
+    world.join(client, "trade.a.X", False, None)
+    client.outbox.block()
+    state = world.states["trade.a.X"]
+    gap = b'{"type":"gap","topic":"trade.a.X","seq":90,"ts":null,"recv":1,"pub":1,'
+    gap += b'"cause":"publisher_restart","lost":null,"from":2,"to":89}'
+    world.hub.publish(state, 2, 90, gap, world.now)
+    for seq in range(91, 120):
+        world.hub.publish(state, 2, seq, value("trade.a.X", seq), world.now)
+    client.outbox.unblock()
+    world.flush()
+    assert client.ledger.seen[0]["from"] == 2 and client.ledger.at["trade.a.X"] == 119
+
+
+def test_the_mode_can_change_while_its_value_was_given_up() -> None:
+    world = World()
+    client = world.client()
+    client.outbox.limit = 100
+    world.join(client, "quote.a.X", False, None)
+    client.outbox.block()
+    for _ in range(9):
+        world.publish("quote.a.X")
+    world.change(client, "quote.a.X", True, None)
+    client.outbox.unblock()
+    world.flush()
+    assert [one["seq"] for one in client.ledger.seen] == [10]

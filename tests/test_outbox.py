@@ -134,10 +134,19 @@ class OutboxMachine(RuleBasedStateMachine):
     def _frame(self, json: bytes) -> bytes:
         return self.outbox.encoding.frame(self.outbox.encoding.body(json))
 
-    @rule(name=st.sampled_from(ALL + LATEST), count=st.integers(1, 12), pad=st.integers(0, 300))
+    @rule(
+        name=st.sampled_from(ALL + LATEST),
+        count=st.integers(1, 12),
+        pad=st.integers(0, 300) | st.integers(600, 900),
+    )
     def publish(self, name: str, count: int, pad: int) -> None:
         for _ in range(count):
             self.rig.publish(name, pad)
+
+    @rule(name=st.sampled_from(ALL), count=st.integers(20, 60))
+    def publish_many(self, name: str, count: int) -> None:
+        for _ in range(count):
+            self.rig.publish(name)
 
     @rule(name=st.sampled_from(ALL))
     def publish_large(self, name: str) -> None:
@@ -257,8 +266,9 @@ class OutboxMachine(RuleBasedStateMachine):
         assert self.outbox.size == sum(len(i.frame) for slot in slots for i in slot.items)
         assert self.outbox._count == sum(len(slot.items) for slot in slots)
         assert self.outbox.size <= LIMIT
-        assert len(self.outbox._fifo or ()) <= 65 + 2 * (self.outbox._count + len(slots))
-        assert len(self.outbox._heap or ()) <= 66 + 8 * len(slots)
+        # What is left of forgotten topics goes with the next entry.
+        assert len(self.outbox._fifo or ()) <= 65 + 2 * (LIMIT // 40 + len(ALL))
+        assert len(self.outbox._heap or ()) <= 66 + 8 * len(ALL)
 
     @invariant()
     def what_waits_is_reported(self) -> None:
@@ -294,3 +304,137 @@ def small_pieces_for_machines() -> Iterator[None]:
 
 TestOutbox = OutboxMachine.TestCase
 TestOutbox.settings = settings(max_examples=200, stateful_step_count=60)
+
+
+def test_a_client_that_stays_behind_costs_no_more_with_time() -> None:
+    rig = Rig(limit=8_000)
+    for n in range(6_000):
+        rig.publish("trade.a.X" if n % 3 else "trade.a.Y", pad=n % 100)
+        if n == 100 or n % 2:
+            rig.take()
+        if n == 500:  # it falls far behind once, and from there keeps the distance
+            for _ in range(200):
+                rig.publish("trade.a.X", pad=100)
+        outbox = rig.outbox
+        if outbox._fifo is not None:
+            assert len(outbox._fifo) <= 65 + 2 * (outbox._count + len(outbox._slots))
+        assert len(outbox._heap or ()) <= 66 + 8 * len(outbox._slots)
+    rig.drain()
+    assert rig.outbox._heap is None and not rig.outbox._slots
+
+
+def behind(rig: Rig, pieces: int) -> None:
+    """Publish trades until so many pieces wait in an outbox that is behind."""
+    rig.outbox.block()
+    while rig.outbox.size < pieces * PIECE:
+        rig.publish("trade.a.X", pad=50)
+    rig.outbox.unblock()
+
+
+def test_a_backlog_that_never_ends_and_never_overflows_keeps_its_heap_small() -> None:
+    rig = Rig(limit=20_000)
+    rig.outbox.block()
+    while rig.outbox._heap is None:  # it overflows once
+        rig.publish("trade.a.X", pad=100)
+    rig.outbox.unblock()
+    for _ in range(3_000):
+        size = rig.outbox.size
+        while rig.outbox.size < 10_000:
+            rig.publish("trade.a.X", pad=100)
+        rig.take()
+        assert size <= 20_000 and len(rig.outbox._heap or ()) <= 66 + 8
+
+
+def test_a_book_that_gave_up_gets_its_snapshot_once_the_outbox_is_below_half() -> None:
+    rig = Rig(limit=20 * PIECE)
+    rig.outbox.block()
+    while not any(slot.owed for slot in rig.outbox._slots.values()):
+        rig.publish("trade.a.X", pad=50)
+        rig.publish("book.a.B", pad=90)
+    rig.outbox.unblock()
+    snapshot_at = 0
+    while "snapshot" not in rig.ledger.types():
+        snapshot_at = rig.outbox.size
+        rig.take()
+    assert snapshot_at < rig.outbox.limit // 2 and rig.outbox.size > 0
+    rig.drain()
+    rig.publish("book.a.B")
+    rig.drain()
+    assert rig.ledger.seen[-1]["seq"] == rig.states["book.a.B"].seq
+
+
+def test_a_heartbeat_is_ahead_of_events_and_behind_answers() -> None:
+    rig = Rig()
+    rig.publish("trade.a.X")
+    rig.outbox.heartbeat(5)
+    rig.outbox.heartbeat(6)  # at most one is owed
+    rig.outbox.say(JSON.frame(b'{"type":"welcome"}'))
+    rig.drain()
+    assert rig.ledger.types() == ["welcome", "heartbeat", "trade"]
+    heartbeat = rig.ledger.seen[1]
+    assert heartbeat["queued"] == 1 and heartbeat["lag_us"] > 0
+    rig.outbox.heartbeat(7)
+    rig.drain()
+    assert rig.ledger.seen[-1]["queued"] == rig.ledger.seen[-1]["lag_us"] == 0
+
+
+def test_the_oldest_that_waits_is_the_lag_also_among_conflated_values() -> None:
+    rig = Rig()
+    rig.publish("quote.a.X")
+    rig.publish("ticker.a.X")
+    oldest = rig.now
+    rig.publish("quote.a.X")
+    assert rig.outbox.backlog(oldest + 100) == (100, 2)
+
+
+def test_what_the_server_said_itself_is_never_given_up_as_the_last_word() -> None:
+    rig = Rig(limit=1_000)
+    state = TopicState("status.a.ALL")
+    rig.ledger.at["status.a.ALL"] = 0
+    rig.outbox.block()
+    body = b'{"type":"status","topic":"status.a.ALL","seq":null,"state":"stale"}'
+    rig.outbox.push(Item(state, 0, 0, 1, body, JSON.frame(body), rig.now))
+    for _ in range(50):
+        rig.publish("trade.a.X", pad=20)
+        rig.publish("trade.a.Y", pad=20)
+    rig.drain()
+    assert rig.ledger.of("status.a.ALL") == [
+        {"type": "status", "topic": "status.a.ALL", "seq": None, "state": "stale"}
+    ]
+
+
+def test_values_and_entries_share_a_piece_with_snapshots() -> None:
+    rig = Rig(limit=50_000)
+    behind(rig, 4)
+    for _ in range(40):
+        rig.outbox.owe(Snapshot(rig.states["quote.a.X"], None))
+    rig.publish("ticker.a.X")
+    rig.take()
+    assert {"snapshot", "ticker", "trade"} <= set(rig.ledger.types())
+    rig.drain()
+
+
+def test_a_gap_that_was_given_up_leaves_what_it_explained_to_the_next() -> None:
+    rig = Rig(limit=1_000)
+    rig.outbox.block()
+    state = rig.states["trade.a.X"]
+    gap = b'{"type":"gap","topic":"trade.a.X","seq":50,"ts":null,"recv":1,"pub":1,'
+    gap += b'"cause":"publisher_restart","lost":null,"from":2,"to":49}'
+    rig.publish("trade.a.X", body=gap, jump=50 - state.seq)
+    for _ in range(30):
+        rig.publish("trade.a.X")
+    rig.drain()
+    first = rig.ledger.seen[0]
+    assert (first["cause"], first["from"], first["lost"]) == ("slow_consumer", 2, None)
+
+
+def test_nothing_is_scanned_twice_while_nothing_waits() -> None:
+    rig = Rig()
+    assert not rig.outbox.is_waiting and rig.outbox.take(1) == b""
+    rig.publish("trade.a.X")
+    assert rig.reported == 1
+    rig.publish("trade.a.X")
+    assert rig.reported == 1  # from there on `push` is `list.append`
+    rig.drain()
+    rig.publish("trade.a.X")
+    assert rig.reported == 2
