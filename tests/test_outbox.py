@@ -349,8 +349,10 @@ def test_a_book_that_gave_up_gets_its_snapshot_once_the_outbox_is_below_half() -
     rig = Rig(limit=20 * PIECE)
     rig.outbox.block()
     while not any(slot.owed for slot in rig.outbox._slots.values()):
-        rig.publish("trade.a.X", pad=50)
-        rig.publish("book.a.B", pad=90)
+        rig.publish("trade.a.X", pad=100)
+        rig.publish("trade.a.Y", pad=100)
+        rig.publish("book.a.B", pad=100)
+    assert rig.outbox.size > rig.outbox.limit // 2
     rig.outbox.unblock()
     snapshot_at = 0
     while "snapshot" not in rig.ledger.types():
@@ -438,3 +440,18 @@ def test_nothing_is_scanned_twice_while_nothing_waits() -> None:
     rig.drain()
     rig.publish("trade.a.X")
     assert rig.reported == 2
+
+
+def test_one_large_entry_makes_as_many_topics_give_up_as_it_takes() -> None:
+    rig = Rig(limit=2_000)
+    rig.outbox.block()
+    for name, n in (("trade.a.X", 7), ("quote.a.Z", 6)):
+        for _ in range(n):
+            rig.publish(name, pad=80)
+    rig.publish("trade.a.Y", pad=800)
+    assert 800 < rig.outbox.size <= 2_000
+    rig.drain()
+    assert len(rig.ledger.of("trade.a.Y")) == 1 and rig.ledger.lost.keys() == {
+        "trade.a.X",
+        "quote.a.Z",
+    }
