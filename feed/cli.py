@@ -9,6 +9,7 @@ import signal
 import sys
 from collections.abc import Callable, Coroutine
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import click
@@ -206,6 +207,7 @@ def serve(host: str | None, port: int | None, bus: str | None, fd: int | None) -
     bus_ = _open_bus(settings)
     sock = bind(settings.host, settings.port) if fd is None else adopt(fd)
     where = sock.getsockname()
+    signal.signal(signal.SIGTERM, _leave)  # uvicorn raises the signal again when it has ended
     if fd is None:
         click.echo(f"Listening on http://{_shown(where[0])}:{where[1]}/", err=True)
     _run(serve_on(settings, bus_, sock))
@@ -395,6 +397,11 @@ def check(bus: str | None, exchange: tuple[str, ...], host: str | None, port: in
     from feed.check import run_checks
 
     sys.exit(0 if asyncio.run(run_checks(settings)) else 1)
+
+
+def _leave(number: int, frame: FrameType | None) -> None:
+    """End well: whoever sent SIGTERM asked for just that."""
+    raise SystemExit(0)
 
 
 def _open_bus(settings: Settings) -> Any:

@@ -224,3 +224,35 @@ def test_check_reports_and_fails_only_for_what_is_bad() -> None:
         done = run_feed("check", "--port", port, "--exchange", "kraken")
     assert done.returncode == 1
     assert re.search(r"^bad +port", done.stdout, re.MULTILINE), done.stdout
+
+
+@pytest.mark.redis
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    ("arguments", "ready"),
+    [
+        pytest.param(["serve", "--port", "0"], "Listening on", id="serve"),
+        pytest.param(["ingest", "--exchange", "sim"], "publishing", id="ingest"),
+    ],
+)
+def test_a_process_on_its_own_ends_well_when_asked(
+    arguments: list[str], ready: str, number: signal.Signals, valkey_url: str, tmp_path: Path
+) -> None:
+    with (tmp_path / "log").open("w+") as log:
+        process = subprocess.Popen(
+            [*FEED, *arguments, "--bus", valkey_url], stdout=log, stderr=subprocess.STDOUT
+        )
+
+        def said() -> str:
+            log.seek(0)
+            return log.read()
+
+        try:
+            poll(lambda: ready in said())
+            process.send_signal(number)
+            assert process.wait(DEADLINE_S) == 0, said()
+        finally:
+            if process.poll() is None:
+                process.kill()
+                process.wait()
+        assert "Traceback" not in said()
