@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Protocol
@@ -91,7 +90,7 @@ class Connection:
         # While a command waits for the bus: the task, what it joins, and what came meanwhile.
         self._task: asyncio.Task[None] | None = None
         self._joining: dict[str, TopicState] = {}
-        self._waiting: deque[Callable[[], None]] = deque()
+        self._waiting: list[Callable[[], None]] = []
         self._heard_at = now_s
         self._pinged_at: float | None = None
         self._moved_at = now_s
@@ -282,11 +281,11 @@ class Connection:
         await self._gateway.relay.filled(self._joining.values(), _FILL_S)
         joined, self._joining = self._joining, {}
         self._task = None
-        waiting, self._waiting = self._waiting, deque()
+        waiting, self._waiting = self._waiting, []
         self._finish(action, joined)
         self._carry_out(rest)
-        while waiting and self.is_open:
-            waiting.popleft()()
+        for command in waiting:
+            command()
 
     def _joined(self, action: Action) -> dict[str, TopicState]:
         """Return the states that an action needs, each counted as wanted once more."""
