@@ -49,7 +49,10 @@ def _settings(**flags: Any) -> Settings:
 def _run(main: Coroutine[Any, Any, None]) -> None:
     import uvloop
 
-    uvloop.run(main)
+    try:
+        uvloop.run(main)
+    finally:
+        main.close()  # a signal may have come before it was started
 
 
 async def _until_stopped(work: Callable[[asyncio.Event], Coroutine[Any, Any, None]]) -> None:
@@ -207,7 +210,9 @@ def serve(host: str | None, port: int | None, bus: str | None, fd: int | None) -
     bus_ = _open_bus(settings)
     sock = bind(settings.host, settings.port) if fd is None else adopt(fd)
     where = sock.getsockname()
-    signal.signal(signal.SIGTERM, _leave)  # uvicorn raises the signal again when it has ended
+    # uvicorn takes these over once it runs, and raises them again when it has ended.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _leave)
     if fd is None:
         click.echo(f"Listening on http://{_shown(where[0])}:{where[1]}/", err=True)
     _run(serve_on(settings, bus_, sock))
@@ -400,7 +405,7 @@ def check(bus: str | None, exchange: tuple[str, ...], host: str | None, port: in
 
 
 def _leave(number: int, frame: FrameType | None) -> None:
-    """End well: whoever sent SIGTERM asked for just that."""
+    """End well: whoever sent the signal asked for just that."""
     raise SystemExit(0)
 
 
