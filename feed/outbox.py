@@ -12,7 +12,7 @@ Three ways an entry can take, chosen by swapping the callables ``push`` and ``pu
 
 from __future__ import annotations
 
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable
 from heapq import heapify, heappop, heappush
 from typing import Any, NamedTuple
@@ -78,6 +78,10 @@ def gap_json(topic: str, cause: str, first: int, last: int, lost: int | None) ->
         first,
         last,
     )
+
+
+def _key(owed: Snapshot | bytes) -> object:
+    return owed.state if isinstance(owed, Snapshot) else object()
 
 
 class _Slot:
@@ -187,8 +191,10 @@ class Outbox:
         self._queue: list[Item] = []
         self._latest: dict[TopicState, Item] = {}
         self._control: deque[bytes] | None = None
-        self._snapshots: deque[Snapshot | bytes] | None = None
-        self._asked: deque[Snapshot | bytes] | None = None
+        # By state (a frame: by itself alone), so that one is found without a search and a client
+        # that asks again and again makes nothing grow.
+        self._snapshots: OrderedDict[object, Snapshot | bytes] | None = None
+        self._asked: OrderedDict[object, Snapshot | bytes] | None = None
         self._blobs: deque[bytes] | None = None
         self._heartbeat: int | None = None
         # Below: only while the client is behind (`_spilled`).
@@ -233,15 +239,18 @@ class Outbox:
     def owe(self, snapshot: Snapshot | bytes) -> None:
         """Queue a snapshot, or a frame (``synced``) that must come after those queued before."""
         if self._snapshots is None:
-            self._snapshots = deque()
-        self._snapshots.append(snapshot)
+            self._snapshots = OrderedDict()
+        self._snapshots[_key(snapshot)] = snapshot
         self._wake()
 
     def ask(self, snapshot: Snapshot | bytes) -> None:
-        """Queue a snapshot of a topic that may have entries waiting: it comes after those."""
+        """Queue a snapshot of a topic that may have entries waiting: it comes after those.
+
+        One that waits already serves this wish too: it is rendered when it leaves.
+        """
         if self._asked is None:
-            self._asked = deque()
-        self._asked.append(snapshot)
+            self._asked = OrderedDict()
+        self._asked.setdefault(_key(snapshot), snapshot)
         self._wake()
 
     def blob(self, frames: bytes) -> int:
@@ -276,6 +285,11 @@ class Outbox:
         self._control = None
         self.control_bytes = 0
         return words
+
+    @property
+    def asked(self) -> int:
+        """How many snapshots asked for, and words that follow them, wait."""
+        return len(self._asked or ())
 
     @property
     def is_waiting(self) -> bool:
@@ -315,11 +329,22 @@ class Outbox:
         self._forget_entries(state)
         for owed in (self._snapshots, self._asked):
             if owed:
-                kept = [s for s in owed if isinstance(s, bytes) or s.state is not state]
-                owed.clear()
-                owed.extend(kept)
+                owed.pop(state, None)
+
+    def clear(self) -> None:
+        """Drop everything; the client is gone."""
+        self._spill()  # a push must find no list that it may append to
+        self._latest.clear()
+        self._slots.clear()
+        self._fifo = deque()
+        self._heap = None
+        self._control = self._snapshots = self._asked = self._blobs = None
+        self.size = self._count = self.control_bytes = 0
+        self.blocked = True
 
     def _forget_entries(self, state: TopicState) -> None:
+        if len(self._queue) > 64:
+            self._spill()  # thousands may be forgotten in one turn: no search for each
         if self._queue:
             self._queue[:] = [item for item in self._queue if item.state is not state]
         self._latest.pop(state, None)
@@ -545,11 +570,11 @@ class Outbox:
         # the ones before left.
         floor = room // 2
         while self._snapshots and room > floor:
-            owed = self._snapshots[0]
+            owed = next(iter(self._snapshots.values()))
             if isinstance(owed, bytes):
                 if not fits(len(owed), 0):
                     break
-                self._snapshots.popleft()
+                self._snapshots.popitem(last=False)
                 flush()  # `synced` comes alone
                 parts.append(owed)
                 room -= len(owed)
@@ -568,7 +593,7 @@ class Outbox:
                     break
                 add(*gap)
                 self._slots[owed.state].owed = False
-            self._snapshots.popleft()
+            self._snapshots.popitem(last=False)
             add(body, frame)
             if owed.attach is not None:
                 owed.attach()
@@ -594,7 +619,7 @@ class Outbox:
                 add(item.body, item.frame)
             self._fifo_pop(slot)
         while self._asked:
-            owed = self._asked[0]
+            owed = next(iter(self._asked.values()))
             if isinstance(owed, bytes):
                 if not fits(len(owed), 0):
                     break
@@ -610,7 +635,7 @@ class Outbox:
                 if not fits(len(frame), 0):
                     break
                 add(body, frame)
-            self._asked.popleft()
+            self._asked.popitem(last=False)
         flush()
 
     def _fifo_pop(self, slot: _Slot) -> None:

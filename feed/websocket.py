@@ -25,9 +25,10 @@ _encode = msgspec.json.Encoder().encode
 _FILL_S = 2.0
 _PING_AFTER_S = 20.0
 _PONG_WITHIN_S = 20.0
-#: A client that asks without reading the answers is not heard until it reads.
+#: Bounds on what a client may ask for without reading the answers; past them it is ended.
 _MAX_COMMANDS_WAITING = 256
 _MAX_ANSWER_BYTES = 1 << 20
+_MAX_ASKED = 1_000
 
 
 class Socket(Protocol):
@@ -132,6 +133,7 @@ class Connection:
         gateway = self._gateway
         gateway.leave(self)
         gateway.hub.leave(self.outbox)
+        self.outbox.clear()
         for state in self._states.values():
             self._give_back(state)
         self._states.clear()
@@ -202,9 +204,13 @@ class Connection:
         encoding = self.outbox.encoding
         self.outbox.say(encoding.frame(encoding.body(json)))
         if self.outbox.control_bytes > _MAX_ANSWER_BYTES:
-            self._gateway.evicted += 1
-            self.close(CloseCode.SLOW_CONSUMER, "answers are not read")
-            self._socket.abort()
+            self._not_read()
+
+    def _not_read(self) -> None:
+        """End a client that asks and does not read the answers."""
+        self._gateway.evicted += 1
+        self.close(CloseCode.SLOW_CONSUMER, "answers are not read")
+        self._socket.abort()
 
     def welcome(self) -> None:
         """Say the first word."""
@@ -323,6 +329,8 @@ class Connection:
                     self.outbox.ask(Snapshot(state, None))
                 self._release(joined)
                 self.outbox.ask(self._frame(s.synced(id).json))
+                if self.outbox.asked > self._gateway.settings.max_topics + _MAX_ASKED:
+                    self._not_read()
 
     def _subscribed(self, action: s.Subscribed, joined: dict[str, TopicState]) -> None:
         states = self._states | joined

@@ -101,6 +101,23 @@ async def asks_and_never_reads(web: Web, client: RawClient) -> None:
         pass
 
 
+async def asks_for_snapshots_and_never_reads(web: Web, client: RawClient) -> None:
+    from feed.websocket import Connection
+
+    (connection,) = web.gateway.clients
+    assert isinstance(connection, Connection)
+    connection.session._rate = connection.session._tokens = 1e9  # type: ignore[assignment]
+    connection.paused()
+    command = masked(1, b'{"op":"snapshot","topics":["quote.kraken.BTC-USD"]}')
+    while web.gateway.clients:
+        try:
+            await client.send(command * 100)
+        except ConnectionError:
+            break
+        await asyncio.sleep(0)
+    assert connection.outbox.backlog(0) == (0, 0)
+
+
 async def vanishes(web: Web, client: RawClient) -> None:
     await client.send(masked(1, json.dumps({"op": "subscribe", "topics": [TRADE, QUOTE]}).encode()))
     await until(lambda: TRADE in web.gateway.relay._states)
@@ -139,6 +156,7 @@ FAULTS = [
     odd_topics,
     never_reads,
     asks_and_never_reads,
+    asks_for_snapshots_and_never_reads,
     vanishes,
     vanishes_in_a_message,
     flaps,

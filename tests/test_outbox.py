@@ -455,3 +455,29 @@ def test_one_large_entry_makes_as_many_topics_give_up_as_it_takes() -> None:
         "trade.a.X",
         "quote.a.Z",
     }
+
+
+def test_asking_for_the_same_again_makes_nothing_grow() -> None:
+    rig = Rig()
+    rig.outbox.block()
+    for n in range(50):
+        rig.outbox.ask(Snapshot(rig.states["quote.a.X"], None))
+        rig.outbox.ask(JSON.frame(b'{"type":"synced","id":%d}' % n))
+    assert rig.outbox.asked == 51
+    rig.drain()
+    assert rig.ledger.types() == ["snapshot"] + ["synced"] * 50
+
+
+def test_an_outbox_whose_client_is_gone_holds_nothing() -> None:
+    rig = Rig()
+    for name in (*ALL, *LATEST):
+        rig.publish(name)
+        rig.outbox.owe(Snapshot(rig.states[name], None))
+    rig.outbox.blob(b"x")
+    rig.outbox.say(b"x")
+    push = rig.outbox.push
+    rig.outbox.clear()
+    assert rig.outbox.push != push
+    for state in rig.states.values():
+        rig.outbox.forget(state)
+    assert rig.outbox.size == 0 and rig.outbox.backlog(5) == (0, 0) and rig.outbox.take(5) == b""
