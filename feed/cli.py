@@ -55,13 +55,26 @@ def _run(main: Coroutine[Any, Any, None]) -> None:
         main.close()  # a signal may have come before it was started
 
 
-async def _until_stopped(work: Callable[[asyncio.Event], Coroutine[Any, Any, None]]) -> None:
-    """Run ``work``, which ends soon after its event is set by SIGINT or SIGTERM."""
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stop.set)
-    await work(stop)
+def _run_until_stopped(work: Callable[[asyncio.Event], Coroutine[Any, Any, None]]) -> None:
+    """Run ``work``, which ends soon after its event is set by SIGINT or SIGTERM.
+
+    asyncio would cancel the main task at SIGINT, and a cancellation can be swallowed on the way; so
+    the signals are ours before there is a loop, and none is lost between the two handlers.
+    """
+    early: list[int] = []
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    for number in numbers:
+        signal.signal(number, lambda number, frame: early.append(number))
+
+    async def main() -> None:
+        stop = asyncio.Event()
+        for number in numbers:
+            asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        if early:
+            stop.set()
+        await work(stop)
+
+    _run(main())
 
 
 def _names(values: tuple[str, ...]) -> tuple[str, ...] | None:
@@ -276,7 +289,7 @@ def ingest(
         finally:
             await bus_.close()
 
-    _run(_until_stopped(work))
+    _run_until_stopped(work)
 
 
 @main.command()
@@ -310,7 +323,7 @@ def replay(tape: Path, exchange: str | None, port: int, host: str, speed: str, l
             on_ready=lambda url: click.echo(f"Serving {tape} on {url}", err=True),
         )
 
-    _run(_until_stopped(work))
+    _run_until_stopped(work)
 
 
 @main.command()
@@ -348,7 +361,7 @@ def record(
         lines = await record_to(settings, exchange, out, stop=stop)
         click.echo(f"{out}: {lines} lines", err=True)
 
-    _run(_until_stopped(work))
+    _run_until_stopped(work)
 
 
 @main.command()
@@ -371,7 +384,7 @@ def tail(patterns: tuple[str, ...], url: str, as_json: bool, hz: float | None) -
     async def work(stop: asyncio.Event) -> None:
         await show(url, patterns, hz, stop)
 
-    _run(_until_stopped(work))
+    _run_until_stopped(work)
 
 
 @main.command()
