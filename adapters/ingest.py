@@ -15,6 +15,7 @@ The ``sim`` exchange runs beside any of them when it is chosen by name.
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -39,6 +40,15 @@ Source: TypeAlias = Literal["live", "tape", "auto"]
 #: How long ``auto`` tries to reach an exchange.
 REACH_S = 10.0
 NOT_REACHABLE = "REPLAY: no exchange reachable"
+
+
+def calm_collector() -> None:
+    """Let the cycle collector of an ingest process come less often.
+
+    A frame makes and drops containers without cycles, and books keep many: measured on Binance's
+    recordings, 4 % more frames a second than with the defaults, as many as without a collector.
+    """
+    gc.set_threshold(50_000, 50, 100)
 
 
 async def run_ingest(

@@ -27,6 +27,7 @@ import msgspec
 from adapters import registry
 from adapters.base import Adapter, Checkpoint, Fetch, Output
 from adapters.connection import EVENTS
+from adapters.ingest import calm_collector
 from adapters.playback import bundled
 from adapters.recording import Recording, load
 from adapters.selection import by_stream, check_kinds
@@ -205,6 +206,7 @@ def cells(row: Row) -> list[str]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the tapes; 2 where one cannot be read."""
+    calm_collector()  # as `feed ingest` does
     parser = argparse.ArgumentParser("bench.ingest", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("tapes", nargs="*", type=Path, help="instead of those bundled")
     parser.add_argument("--passes", type=int, default=3, help="the best of so many counts")

@@ -268,9 +268,10 @@ def ingest(
         kinds=_names(kind),
         endpoints=_names(endpoint),
     )
-    from adapters.ingest import run_ingest
+    from adapters.ingest import calm_collector, run_ingest
 
     bus_ = _open_bus(settings)
+    calm_collector()
 
     async def work(stop: asyncio.Event) -> None:
         await bus_.start()
