@@ -10,7 +10,8 @@ import logging
 from collections.abc import Callable
 from itertools import count
 
-from feed.outbox import Item, Outbox, Snapshot, gap_json
+from feed.backlog import Item
+from feed.outbox import Outbox, Snapshot, gap_json
 from feed.throttle import Group
 from feed.topic_state import TopicState
 

@@ -14,46 +14,15 @@ from __future__ import annotations
 
 from collections import OrderedDict, deque
 from collections.abc import Callable
-from heapq import heapify, heappop, heappush
 from typing import Any, NamedTuple
 
 import msgspec
 
+from feed.backlog import Backlog, Item
 from feed.encoding import PIECE_BYTES, Encoding
 from feed.topic_state import TopicState
 
 _encode = msgspec.json.Encoder().encode
-
-
-class Item:
-    """One entry in one encoding, shared by all who wait for it.
-
-    Attributes:
-        first, last: Positions it stands for; a gap's reach over those it explains. 0 where the
-            server made it up itself.
-        lost: How many events are missing where it is given up; None of a gap.
-        at: When it came from the bus, µs.
-    """
-
-    __slots__ = ("at", "body", "first", "frame", "last", "lost", "state")
-
-    def __init__(
-        self,
-        state: TopicState,
-        first: int,
-        last: int,
-        lost: int | None,
-        body: bytes,
-        frame: bytes,
-        at: int,
-    ) -> None:
-        self.state = state
-        self.first = first
-        self.last = last
-        self.lost = lost
-        self.body = body
-        self.frame = frame
-        self.at = at
 
 
 class Snapshot(NamedTuple):
@@ -84,42 +53,6 @@ def _key(owed: Snapshot | bytes) -> object:
     return owed.state if isinstance(owed, Snapshot) else object()
 
 
-class _Slot:
-    """What waits of one ``all`` topic.
-
-    Every waiting item has a token (the slot itself) in the FIFO, so that order across topics is
-    kept and giving up costs nothing but a count.
-
-    Attributes:
-        gap: Positions given up before the oldest waiting item: first, last, events lost.
-        gap_token: No item waits, so the gap has a token of its own.
-        stale: Leading tokens whose item was given up.
-        owed: A book that gave up everything and gets a snapshot instead of entries.
-    """
-
-    __slots__ = ("gap", "gap_token", "items", "owed", "size", "stale", "state")
-
-    def __init__(self, state: TopicState) -> None:
-        self.state = state
-        self.items: deque[Item] = deque()
-        self.size = 0
-        self.stale = 0
-        self.gap: tuple[int, int, int | None] | None = None
-        self.gap_token = False
-        self.owed = False
-
-    def clear(self) -> int:
-        """Give up everything that waits; return how many items that were."""
-        n = len(self.items)
-        self.stale += n + self.gap_token
-        self.items.clear()
-        self.size, self.gap, self.gap_token = 0, None, False
-        return n
-
-    def __lt__(self, other: _Slot) -> bool:
-        return False  # ties of the heap may fall either way
-
-
 class Outbox:
     """One client's queue; ``write`` hands bytes to its socket, ``fail`` ends it at once.
 
@@ -134,36 +67,30 @@ class Outbox:
         blobs_in, blobs_out: How many blobs were queued so far, and how many of them left.
         blocked: The socket takes no more for now.
         reported: The hub has it on its list to flush.
-        dropped: Entries given up so far.
     """
 
     __slots__ = (
         "_asked",
+        "_backlog",
         "_blobs",
         "_control",
-        "_count",
-        "_fifo",
-        "_heap",
+        "_dropped",
         "_heartbeat",
         "_latest",
         "_queue",
         "_report",
-        "_slots",
         "_snapshots",
-        "_spilled",
         "batch",
         "blobs_in",
         "blobs_out",
         "blocked",
         "control_bytes",
-        "dropped",
         "encoding",
         "fail",
         "limit",
         "push",
         "put",
         "reported",
-        "size",
         "write",
     )
 
@@ -184,8 +111,7 @@ class Outbox:
         self.blobs_out = 0
         self.blocked = False
         self.reported = False
-        self.size = 0
-        self.dropped = 0
+        self._dropped = 0
         self.control_bytes = 0
         self._report = report
         self._queue: list[Item] = []
@@ -197,12 +123,8 @@ class Outbox:
         self._asked: OrderedDict[object, Snapshot | bytes] | None = None
         self._blobs: deque[bytes] | None = None
         self._heartbeat: int | None = None
-        # Below: only while the client is behind (`_spilled`).
-        self._spilled = False
-        self._slots: dict[TopicState, _Slot] = {}
-        self._fifo: deque[_Slot] | None = None
-        self._heap: list[tuple[int, _Slot]] | None = None
-        self._count = 0
+        #: Only while the client is behind.
+        self._backlog: Backlog | None = None
         self.push: Callable[[Item], Any] = self._first
         self.put: Callable[[TopicState, Item], Any] = self._first_put
 
@@ -287,6 +209,16 @@ class Outbox:
         return words
 
     @property
+    def dropped(self) -> int:
+        """How many entries were given up so far."""
+        return self._dropped + (self._backlog.dropped if self._backlog is not None else 0)
+
+    @property
+    def size(self) -> int:
+        """Bytes of ``all`` entries that wait while the client is behind."""
+        return self._backlog.size if self._backlog is not None else 0
+
+    @property
     def asked(self) -> int:
         """How many snapshots asked for, and words that follow them, wait."""
         return len(self._asked or ())
@@ -298,15 +230,18 @@ class Outbox:
 
     def backlog(self, now: int) -> tuple[int, int]:
         """Return how old the oldest waiting entry is (µs) and how many wait."""
-        oldest = now
-        head = self._head()
+        oldest, count = now, len(self._queue) + len(self._latest)
+        head = None
+        if self._backlog is not None:
+            head = self._backlog.head()
+            count += self._backlog.count
         if head is not None and head.items:
             oldest = head.items[0].at
         elif self._queue:
             oldest = self._queue[0].at
         if self._latest:
             oldest = min(oldest, min(item.at for item in self._latest.values()))
-        return now - oldest, len(self._queue) + len(self._latest) + self._count
+        return now - oldest, count
 
     def pull(self, state: TopicState) -> tuple[bool, Item | None]:
         """Take back what waits of a state topic whose mode changes.
@@ -315,7 +250,7 @@ class Outbox:
             Whether the client is due a value, and the newest one that waited (None where it was
             given up).
         """
-        slot = self._slots.get(state)
+        slot = self._backlog.slots.get(state) if self._backlog is not None else None
         waiting = [item for item in self._queue if item.state is state]
         waiting += slot.items if slot is not None else ()
         waiting += [self._latest[state]] if state in self._latest else ()
@@ -334,12 +269,11 @@ class Outbox:
     def clear(self) -> None:
         """Drop everything; the client is gone."""
         self._spill()  # a push must find no list that it may append to
+        self._backlog = None
+        self._spill()
         self._latest.clear()
-        self._slots.clear()
-        self._fifo = deque()
-        self._heap = None
         self._control = self._snapshots = self._asked = self._blobs = None
-        self.size = self._count = self.control_bytes = 0
+        self.control_bytes = 0
         self.blocked = True
 
     def _forget_entries(self, state: TopicState) -> None:
@@ -348,137 +282,24 @@ class Outbox:
         if self._queue:
             self._queue[:] = [item for item in self._queue if item.state is not state]
         self._latest.pop(state, None)
-        slot = self._slots.pop(state, None)
-        if slot is not None:
-            self.size -= slot.size
-            self._count -= slot.clear()
+        if self._backlog is not None:
+            self._backlog.forget(state)
 
-    # What waits while the client is behind.
-
-    def _spill(self) -> None:
-        """Move the turn's entries into counted slots."""
-        if not self._spilled:
-            self._spilled = True
-            if self._fifo is None:
-                self._fifo = deque()
+    def _spill(self) -> Backlog:
+        """Move the turn's entries into the counted backlog."""
+        backlog = self._backlog
+        if backlog is None:
+            backlog = self._backlog = Backlog(self.limit, self._give_up)
             self.put = self._latest.__setitem__
-            self.push = self._offer
+            self.push = backlog.offer
         queue, self._queue = self._queue, []
         for item in queue:
-            self._offer(item)
+            backlog.offer(item)
+        return backlog
 
-    def _offer(self, item: Item) -> None:
-        state = item.state
-        slot = self._slots.get(state)
-        if slot is None:
-            slot = self._slots[state] = _Slot(state)
-        elif slot.owed:
-            self.dropped += 1
-            return
-        n = len(item.frame)
-        slot.items.append(item)
-        slot.size += n
-        self.size += n
-        self._count += 1
-        assert self._fifo is not None
-        self._fifo.append(slot)
-        self._weigh(slot)
-        while self.size > self.limit and self._overflow():
-            pass
-        if len(self._fifo) > 64 + 2 * (self._count + len(self._slots)):
-            self._compact()
-
-    def _weigh(self, slot: _Slot) -> None:
-        """Tell the heap, where there is one, that the slot's size has changed."""
-        heap = self._heap
-        if heap is not None and slot.items:
-            if len(heap) > 64 + 8 * len(self._slots):
-                self._heap = None  # made anew when it is needed
-            else:
-                heappush(heap, (-slot.size, slot))
-
-    def _compact(self) -> None:
-        """Drop the tokens of what was given up; else a blocked client's FIFO grows for ever."""
-        assert self._fifo is not None
-        kept: deque[_Slot] = deque()
-        for slot in self._fifo:
-            if slot.stale:
-                slot.stale -= 1
-            else:
-                kept.append(slot)
-        self._fifo = kept
-
-    def _overflow(self) -> bool:
-        """Let the topic that holds most give up at least half of it, oldest first.
-
-        Returns:
-            False where nothing can be given up: what the server itself last said of a topic has
-            no position that a gap could name, so it stays.
-        """
-        slot = self._largest()
-        if slot is None:
-            return False
-        if slot.state.window is not None:
-            first = slot.items[0].first
-            self.size -= slot.size
-            given_up = slot.clear()
-            self._count -= given_up
-            self.dropped += given_up
-            slot.owed = True
-            self.owe(Snapshot(slot.state, None, first))
-            return True
-        goal = slot.size // 2
-        gap = slot.gap
-        is_less = False
-        while slot.size > goal and not (len(slot.items) == 1 and not slot.items[0].last):
-            is_less = True
-            item = slot.items.popleft()
-            n = len(item.frame)
-            slot.size -= n
-            self.size -= n
-            slot.stale += 1
-            self._count -= 1
-            self.dropped += 1
-            if not item.last:
-                continue
-            if gap is None:
-                gap = (item.first, item.last, item.lost)
-            else:
-                lost = None if gap[2] is None or item.lost is None else gap[2] + item.lost
-                gap = (gap[0], item.last, lost)
-        slot.gap = gap
-        if slot.gap_token and is_less:
-            slot.gap_token = False
-            slot.stale += 1
-        if not slot.items and gap is not None:
-            slot.gap_token = True
-            slot.stale -= 1
-        self._weigh(slot)
-        return is_less
-
-    def _largest(self) -> _Slot | None:
-        # A lazy heap: sizes that changed since are pushed again, outdated ones fall through.
-        # So it costs O(log n) an entry however many topics.
-        heap = self._heap
-        if heap is None:
-            heap = self._heap = [(-s.size, s) for s in self._slots.values() if s.items]
-            heapify(heap)
-        while heap:
-            size, slot = heappop(heap)
-            if slot.items and -size == slot.size and self._slots.get(slot.state) is slot:
-                return slot
-        return None
-
-    def _head(self) -> _Slot | None:
-        """Return the slot that is next, if any, after dropping given-up tokens."""
-        fifo = self._fifo
-        while fifo:
-            slot = fifo[0]
-            if not slot.stale:
-                return slot
-            slot.stale -= 1
-            fifo.popleft()
-        return None
+    def _give_up(self, state: TopicState, first: int) -> None:
+        """A book gave up all its entries, from ``first`` on: it gets a snapshot."""
+        self.owe(Snapshot(state, None, first))
 
     # What goes out.
 
@@ -491,7 +312,7 @@ class Outbox:
             return b""
         queue, latest = self._queue, self._latest
         if not (
-            self._spilled
+            self._backlog is not None
             or self._control
             or self._snapshots
             or self._blobs
@@ -516,7 +337,7 @@ class Outbox:
 
     def _take_piece(self, now: int) -> bytes:
         """Fill one piece: control first, then snapshots, values and entries in fair shares."""
-        self._spill()
+        backlog = self._spill()
         parts: list[bytes] = []
         room = PIECE_BYTES
         while (control := self._control) and (not parts or len(control[0]) <= room):
@@ -540,12 +361,12 @@ class Outbox:
                 parts.append(blobs.popleft())
                 self.blobs_out += 1
             if not self._blobs:
-                self._take_events(parts, room, now)
-        if self._head() is None:
+                self._take_events(backlog, parts, room, now)
+        if backlog.head() is None:
             self._settle()
         return b"".join(parts)
 
-    def _take_events(self, parts: list[bytes], room: int, now: int) -> None:
+    def _take_events(self, backlog: Backlog, parts: list[bytes], room: int, now: int) -> None:
         bodies: list[bytes] = []
         frames: list[bytes] = []
         if self.batch:
@@ -579,7 +400,7 @@ class Outbox:
                 parts.append(owed)
                 room -= len(owed)
                 continue
-            if owed.lost_from is not None and self.size >= self.limit // 2 and self._count:
+            if owed.lost_from is not None and backlog.size >= self.limit // 2 and backlog.count:
                 break
             body = owed.state.snapshot(self.encoding, now)
             frame = self.encoding.frame(body)
@@ -592,12 +413,12 @@ class Outbox:
                 if not fits(len(gap[1]) + len(frame), 0):
                     break
                 add(*gap)
-                self._slots[owed.state].owed = False
+                backlog.slots[owed.state].owed = False
             self._snapshots.popitem(last=False)
             add(body, frame)
             if owed.attach is not None:
                 owed.attach()
-        floor = room // 2 if self._count else 0
+        floor = room // 2 if backlog.count else 0
         latest = self._latest
         while latest:
             state, value = next(iter(latest.items()))
@@ -605,7 +426,7 @@ class Outbox:
                 break
             del latest[state]
             add(value.body, value.frame)
-        while (slot := self._head()) is not None:
+        while (slot := backlog.head()) is not None:
             if slot.gap is not None:
                 gap = self._gap(slot.state, *slot.gap)
                 if not fits(len(gap[1]), 0):
@@ -617,7 +438,7 @@ class Outbox:
                 if not fits(len(item.frame), 0):
                     break
                 add(item.body, item.frame)
-            self._fifo_pop(slot)
+            backlog.pop(slot)
         while self._asked:
             owed = next(iter(self._asked.values()))
             if isinstance(owed, bytes):
@@ -627,8 +448,7 @@ class Outbox:
                 parts.append(owed)
                 room -= len(owed)
             else:
-                waiting = self._slots.get(owed.state)
-                if waiting is not None and (waiting.items or waiting.gap or waiting.owed):
+                if backlog.is_waiting(owed.state):
                     break
                 body = owed.state.snapshot(self.encoding, now)
                 frame = self.encoding.frame(body)
@@ -637,19 +457,6 @@ class Outbox:
                 add(body, frame)
             self._asked.popitem(last=False)
         flush()
-
-    def _fifo_pop(self, slot: _Slot) -> None:
-        """Take the slot's token and what it stands for off the FIFO."""
-        assert self._fifo is not None
-        self._fifo.popleft()
-        if slot.gap_token:
-            slot.gap_token = False
-            return
-        n = len(slot.items.popleft().frame)
-        slot.size -= n
-        self.size -= n
-        self._count -= 1
-        self._weigh(slot)
 
     def _gap(
         self, state: TopicState, first: int, last: int, lost: int | None
@@ -663,11 +470,9 @@ class Outbox:
             return
         if self._heartbeat is not None:
             return
-        self._spilled = False
-        self._slots.clear()
-        if self._fifo is not None:
-            self._fifo.clear()
-        self._heap = None
+        if self._backlog is not None:
+            self._dropped += self._backlog.dropped
+            self._backlog = None
         self._idle()
 
 

@@ -75,7 +75,7 @@ async def test_a_stalled_client_gets_exact_gaps_and_then_the_newest(
             # Once it has caught up it is served like everybody else.
             await web.publisher.publish(web.publisher.trade())
             assert await stalled.type("trade") == web.publisher.sent[TRADE][-1]
-            await until(lambda: not behind.is_waiting and not behind._slots)
+            await until(lambda: not behind.is_waiting and behind._backlog is None)
 
 
 async def test_a_stalled_book_gets_a_gap_a_snapshot_and_what_follows() -> None:

@@ -16,8 +16,9 @@ from hypothesis.stateful import (
 
 from feed import encoding as encoding_module
 from feed import outbox as outbox_module
+from feed.backlog import Backlog, Item
 from feed.encoding import JSON, MSGPACK, Encoding, unframe
-from feed.outbox import Item, Outbox, Snapshot, gap_json
+from feed.outbox import Outbox, Snapshot, gap_json
 from feed.topic_state import TopicState
 from tests.ledger import Ledger, objects
 
@@ -36,6 +37,11 @@ def body_of(topic: str, seq: int, pad: int = 0) -> bytes:
 
 def flat(said: Any) -> list[dict[str, Any]]:
     return said if isinstance(said, list) else [said]
+
+
+def backlog(outbox: Outbox) -> Backlog:
+    """Return what waits in an outbox that is behind; an empty one where it is not."""
+    return outbox._backlog or Backlog(1, lambda state, first: None)
 
 
 class Rig:
@@ -262,13 +268,13 @@ class OutboxMachine(RuleBasedStateMachine):
     def bytes_are_counted_and_bounded(self) -> None:
         if not hasattr(self, "outbox"):
             return
-        slots = self.outbox._slots.values()
+        slots = backlog(self.outbox).slots.values()
         assert self.outbox.size == sum(len(i.frame) for slot in slots for i in slot.items)
-        assert self.outbox._count == sum(len(slot.items) for slot in slots)
+        assert backlog(self.outbox).count == sum(len(slot.items) for slot in slots)
         assert self.outbox.size <= LIMIT
         # What is left of forgotten topics goes with the next entry.
-        assert len(self.outbox._fifo or ()) <= 65 + 2 * (LIMIT // 40 + len(ALL))
-        assert len(self.outbox._heap or ()) <= 66 + 8 * len(ALL)
+        assert len(backlog(self.outbox).fifo) <= 65 + 2 * (LIMIT // 40 + len(ALL))
+        assert len(backlog(self.outbox).heap or ()) <= 66 + 8 * len(ALL)
 
     @invariant()
     def what_waits_is_reported(self) -> None:
@@ -291,7 +297,7 @@ class OutboxMachine(RuleBasedStateMachine):
         assert blobs == sorted(set(blobs)) and set(self.sent_blobs) <= set(blobs)
         synced = [one["id"] for one in ledger.seen if one["type"] == "synced"]
         assert synced == list(range(1, self.asked + 1))
-        assert self.outbox.size == 0 and not self.outbox._slots
+        assert self.outbox.size == 0 and not backlog(self.outbox).slots
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -316,11 +322,12 @@ def test_a_client_that_stays_behind_costs_no_more_with_time() -> None:
             for _ in range(200):
                 rig.publish("trade.a.X", pad=100)
         outbox = rig.outbox
-        if outbox._fifo is not None:
-            assert len(outbox._fifo) <= 65 + 2 * (outbox._count + len(outbox._slots))
-        assert len(outbox._heap or ()) <= 66 + 8 * len(outbox._slots)
+        assert len(backlog(outbox).fifo) <= 65 + 2 * (
+            backlog(outbox).count + len(backlog(outbox).slots)
+        )
+        assert len(backlog(outbox).heap or ()) <= 66 + 8 * len(backlog(outbox).slots)
     rig.drain()
-    assert rig.outbox._heap is None and not rig.outbox._slots
+    assert backlog(rig.outbox).heap is None and not backlog(rig.outbox).slots
 
 
 def behind(rig: Rig, pieces: int) -> None:
@@ -334,7 +341,7 @@ def behind(rig: Rig, pieces: int) -> None:
 def test_a_backlog_that_never_ends_and_never_overflows_keeps_its_heap_small() -> None:
     rig = Rig(limit=20_000)
     rig.outbox.block()
-    while rig.outbox._heap is None:  # it overflows once
+    while backlog(rig.outbox).heap is None:  # it overflows once
         rig.publish("trade.a.X", pad=100)
     rig.outbox.unblock()
     for _ in range(3_000):
@@ -342,13 +349,13 @@ def test_a_backlog_that_never_ends_and_never_overflows_keeps_its_heap_small() ->
         while rig.outbox.size < 10_000:
             rig.publish("trade.a.X", pad=100)
         rig.take()
-        assert size <= 20_000 and len(rig.outbox._heap or ()) <= 66 + 8
+        assert size <= 20_000 and len(backlog(rig.outbox).heap or ()) <= 66 + 8
 
 
 def test_a_book_that_gave_up_gets_its_snapshot_once_the_outbox_is_below_half() -> None:
     rig = Rig(limit=20 * PIECE)
     rig.outbox.block()
-    while not any(slot.owed for slot in rig.outbox._slots.values()):
+    while not any(slot.owed for slot in backlog(rig.outbox).slots.values()):
         rig.publish("trade.a.X", pad=100)
         rig.publish("trade.a.Y", pad=100)
         rig.publish("book.a.B", pad=100)
