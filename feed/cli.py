@@ -217,18 +217,23 @@ def serve(host: str | None, port: int | None, bus: str | None, fd: int | None) -
     It needs a bus to read from: FEED_BUS=redis://localhost:6379/0 feed serve
     """
     settings = _settings(host=host, port=port, bus=bus)
-    from feed.server import adopt, bind
-    from feed.server import serve as serve_on
+    from feed.server import adopt, bind, server
+    from feed.server import run as run_server
 
     bus_ = _open_bus(settings)
     sock = bind(settings.host, settings.port) if fd is None else adopt(fd)
-    where = sock.getsockname()
+    running = server(settings, bus_)
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        running.should_exit = True
+
     # uvicorn takes these over once it runs, and raises them again when it has ended.
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _leave)
+        signal.signal(number, stop)
+    where = sock.getsockname()
     if fd is None:
         click.echo(f"Listening on http://{_shown(where[0])}:{where[1]}/", err=True)
-    _run(serve_on(settings, bus_, sock))
+    _run(run_server(running, sock))
 
 
 @main.command()
@@ -416,11 +421,6 @@ def check(bus: str | None, exchange: tuple[str, ...], host: str | None, port: in
     from feed.check import run_checks
 
     sys.exit(0 if asyncio.run(run_checks(settings)) else 1)
-
-
-def _leave(number: int, frame: FrameType | None) -> None:
-    """End well: whoever sent the signal asked for just that."""
-    raise SystemExit(0)
 
 
 def _open_bus(settings: Settings) -> Any:

@@ -64,7 +64,12 @@ def server(settings: Settings, bus: Bus) -> uvicorn.Server:
 
 async def serve(settings: Settings, bus: Bus, sock: socket.socket) -> None:
     """Serve until SIGINT or SIGTERM."""
+    await run(server(settings, bus), sock)
+
+
+async def run(running: uvicorn.Server, sock: socket.socket) -> None:
+    """Serve until told to end: by a signal, or ``should_exit``."""
     # What start-up made lives for ever: keep the collector from walking it again and again.
     gc.collect()
     gc.freeze()
-    await server(settings, bus).serve(sockets=[sock])
+    await running.serve(sockets=[sock])
