@@ -233,7 +233,15 @@ def serve(host: str | None, port: int | None, bus: str | None, fd: int | None) -
     where = sock.getsockname()
     if fd is None:
         click.echo(f"Listening on http://{_shown(where[0])}:{where[1]}/", err=True)
-    _run(run_server(running, sock))
+
+    async def work() -> None:
+        # In one line what is wrong with the bus, where uvicorn would print a traceback.
+        probe = _open_bus(settings)
+        await probe.start()
+        await probe.close()
+        await run_server(running, sock)
+
+    _run(work())
 
 
 @main.command()

@@ -53,6 +53,14 @@ def test_a_mistake_gets_one_clear_line_and_exit_code_2(
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize("arguments", [["serve", "--port", "0"], ["ingest", "--exchange", "sim"]])
+def test_a_bus_that_is_not_there_is_said_in_one_line(arguments: list[str]) -> None:
+    done = run_feed(*arguments, "--bus", "redis://127.0.0.1:1/0")
+    assert done.returncode == 1
+    assert "cannot connect" in done.stderr and "127.0.0.1:1" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_an_unknown_symbol_ends_a_run_with_exit_code_2() -> None:
     done = run_feed("run", "--source", "tape", "--symbol", "NOPE-USD", "--port", "0")
     assert done.returncode == 2, done.stderr
