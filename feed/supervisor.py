@@ -32,10 +32,6 @@ _PR_SET_PDEATHSIG = 1
 _POLL_S = 0.1
 
 
-class _Stopped(Exception):
-    """SIGINT or SIGTERM."""
-
-
 def _die_with_parent() -> None:
     """Ask the kernel to end this child when its parent is gone, however that happened."""
     if sys.platform.startswith("linux"):
@@ -52,8 +48,12 @@ def run(settings: Settings, ingest_flags: Sequence[str]) -> int:
     host, port = sock.getsockname()[:2]
     url = f"http://{'localhost' if host in ('127.0.0.1', '0.0.0.0') else host}:{port}/"
 
+    # A handler that raises may do so inside ``Popen.poll`` and leave its lock taken for ever; one
+    # that sets a ``threading.Event`` may wait for a lock that the code it interrupted holds.
+    stopped: list[int] = []
+
     def stop(number: int, frame: FrameType | None) -> None:
-        raise _Stopped
+        stopped.append(number)
 
     with contextlib.ExitStack() as stack:
         bus = settings.bus
@@ -68,11 +68,9 @@ def run(settings: Settings, ingest_flags: Sequence[str]) -> int:
             )
             children["ingest"] = _spawn(settings, bus, ["ingest", *ingest_flags])
             sock.close()
-            if _wait_until_ready(port, children):
+            if _wait_until_ready(port, children, stopped):
                 click.secho(f"\n  Dashboard: {url}\n", err=True, bold=True)
-            return _watch(children)
-        except _Stopped:
-            return 0
+            return _watch(children, stopped)
         finally:
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
             signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -94,10 +92,12 @@ def _spawn(
     )
 
 
-def _wait_until_ready(port: int, children: dict[str, subprocess.Popen[bytes]]) -> bool:
+def _wait_until_ready(
+    port: int, children: dict[str, subprocess.Popen[bytes]], stopped: list[int]
+) -> bool:
     end = time.monotonic() + _READY_S
     while time.monotonic() < end:
-        if any(child.poll() is not None for child in children.values()):
+        if stopped or any(child.poll() is not None for child in children.values()):
             return False
         with contextlib.suppress(OSError, urllib.error.URLError, json.JSONDecodeError):
             with urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=1) as answer:
@@ -108,9 +108,9 @@ def _wait_until_ready(port: int, children: dict[str, subprocess.Popen[bytes]]) -
     return False
 
 
-def _watch(children: dict[str, subprocess.Popen[bytes]]) -> int:
+def _watch(children: dict[str, subprocess.Popen[bytes]], stopped: list[int]) -> int:
     """Wait for the first child to end; ingest ends well when its tape does."""
-    while True:
+    while not stopped:
         for name, child in children.items():
             code = child.poll()
             if code is None:
@@ -122,6 +122,7 @@ def _watch(children: dict[str, subprocess.Popen[bytes]]) -> int:
                 click.echo(f"feed: the {name} process ended with exit code {code}", err=True)
             return code if code > 0 else 1
         time.sleep(_POLL_S)
+    return 0
 
 
 def _end(children: Iterable[subprocess.Popen[bytes]]) -> None:
