@@ -9,15 +9,17 @@ import base64
 import gzip
 import io
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, cast
+from typing import IO, TypeVar, cast
 
 import msgspec
 import zstandard
 
 from adapters.base import TapeLine
 from feed.errors import ConfigError
+
+_T = TypeVar("_T")
 
 log = logging.getLogger(__name__)
 
@@ -123,3 +125,13 @@ class TapeWriter:
             if self._file is not self._raw:
                 self._file.close()
             self._raw.close()
+
+
+def received(line: TapeLine, decode: Callable[[str], _T]) -> _T | None:
+    """Return what a received text frame says; None for any other line and for what is no JSON."""
+    if line.dir != "in" or line.raw is None:
+        return None
+    try:
+        return decode(line.raw)
+    except (ValueError, RecursionError):
+        return None

@@ -143,11 +143,16 @@ class Board:
             self._events[topic] = message
             self._seen[topic] = time.monotonic()
 
-    def table(self, patterns: Sequence[str]) -> Table:
-        """Draw what is known."""
+    def table(self, patterns: Sequence[str]) -> Table | Text:
+        """Draw what is known; nothing at all before the first event."""
+        if not self._events:
+            return Text()
         table = Table(box=None, pad_edge=False, header_style="dim")
-        for name, justify in (("topic", "left"), ("", "left"), ("age", "right"), ("gaps", "right")):
-            table.add_column(name, justify=justify, no_wrap=True)  # type: ignore[arg-type]
+        table.add_column("topic", overflow="fold")
+        # Folded where the terminal is narrow: a digit must never be cut off.
+        table.add_column("", overflow="fold")
+        table.add_column("age", justify="right", no_wrap=True, min_width=7)
+        table.add_column("gaps", justify="right", no_wrap=True, min_width=4)
         now_us, now = time.time() * 1e6, time.monotonic()
         wants_status = any(pattern.startswith("status") for pattern in patterns)
         for topic in sorted(self._events):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -16,6 +17,9 @@ from pathlib import Path
 from typing import IO, Any, TypeVar
 
 import pytest
+from rich.console import Console
+
+from feed.tail import Board
 
 FEED = [sys.executable, "-m", "feed"]
 DEADLINE_S = 60.0
@@ -264,3 +268,16 @@ def test_a_process_on_its_own_ends_well_when_asked(
                 process.kill()
                 process.wait()
         assert "Traceback" not in said()
+
+
+def test_a_narrow_terminal_folds_a_value_and_cuts_off_no_digit() -> None:
+    price, size = "61849.49000000", "123456789.10740000"
+    board = Board()
+    quote = {"type": "quote", "topic": "quote.binance.BTC-USDT", "seq": 1, "recv": 0}
+    board.take(quote | {"bid": price, "bid_size": size, "ask": price, "ask_size": size})
+    console = Console(width=60, file=io.StringIO(), record=True)
+    console.print(board.table(["quote.*.*"]))
+    shown = console.export_text()
+    assert "…" not in shown
+    assert shown.count("61849") == 2 and shown.count("49000000") == 2
+    assert shown.count("123456789") == 2 and shown.count("10740000") == 2

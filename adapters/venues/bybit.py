@@ -8,6 +8,7 @@ from urllib.parse import parse_qs, urlsplit
 import msgspec
 
 from adapters.base import Ack, Stream, TapeLine, Venue
+from adapters.tape import received
 
 #: Arguments a request, on spot.
 _MOST_ARGS = 10
@@ -29,15 +30,6 @@ _decode_frame = msgspec.json.Decoder(_Frame).decode
 _decode_request = msgspec.json.Decoder(_Request).decode
 _decode = msgspec.json.Decoder().decode
 _encode = msgspec.json.Encoder().encode
-
-
-def _read(line: TapeLine) -> _Frame | None:
-    if line.dir != "in" or line.raw is None:
-        return None
-    try:
-        return _decode_frame(line.raw)
-    except (ValueError, RecursionError):
-        return None
 
 
 def _stream(topic: str) -> Stream | None:
@@ -114,7 +106,7 @@ class BybitVenue(Venue):
     def _ours(self, line: TapeLine) -> _Frame | None:
         if line.conn is not None and not self._is_ours.get(line.conn, True):
             return None
-        return _read(line)
+        return received(line, _decode_frame)
 
     def _is_listed(self, native: str) -> bool:
         return native in self._natives or any(f'"{native}"' in one for one in self._listings)

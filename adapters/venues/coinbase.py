@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from adapters.base import Ack, Stream, TapeLine, Venue
+from adapters.tape import received
 
 #: The names under which the same book messages were subscribed to over the years.
 _BOOKS = ("level2_batch", "level2", "level2_50")
@@ -49,15 +50,6 @@ _decode_request = msgspec.json.Decoder(_Request).decode
 _encode = msgspec.json.Encoder().encode
 
 
-def _read(line: TapeLine) -> _Frame | None:
-    if line.dir != "in" or line.raw is None:
-        return None
-    try:
-        return _decode_frame(line.raw)
-    except (ValueError, RecursionError):
-        return None
-
-
 def _error(reason: str) -> Ack:
     fields: dict[str, Any] = {"type": "error", "message": "Failed to subscribe", "reason": reason}
     return Ack((), (_encode(fields).decode(),))
@@ -71,7 +63,7 @@ class CoinbaseVenue(Venue):
         self._products: set[str] = set()
 
     def scan(self, line: TapeLine) -> None:
-        frame = _read(line)
+        frame = received(line, _decode_frame)
         if frame is None:
             return
         for channel in frame.channels:
@@ -82,7 +74,7 @@ class CoinbaseVenue(Venue):
             self._products.add(frame.product_id)
 
     def stream_of(self, line: TapeLine) -> Stream | None:
-        frame = _read(line)
+        frame = received(line, _decode_frame)
         channel = _CHANNELS.get(frame.type) if frame else None
         if frame is None or channel is None or not frame.product_id:
             return None

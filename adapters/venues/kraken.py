@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from adapters.base import Ack, Stream, TapeLine, Venue
+from adapters.tape import received
 
 #: What a book can be asked for; one whose ack is not on the tape is of the least that holds it.
 _DEPTHS = (10, 25, 100, 500, 1000)
@@ -51,15 +52,6 @@ _decode = msgspec.json.Decoder().decode
 _encode = msgspec.json.Encoder().encode
 
 
-def _read(line: TapeLine) -> _Frame | None:
-    if line.dir != "in" or line.raw is None:
-        return None
-    try:
-        return _decode_frame(line.raw)
-    except (ValueError, RecursionError):
-        return None
-
-
 def _reply(fields: dict[str, Any], req_id: int | None) -> str:
     return _encode(fields if req_id is None else fields | {"req_id": req_id}).decode()
 
@@ -74,7 +66,7 @@ class KrakenVenue(Venue):
         self._symbols: set[str] = set()
 
     def scan(self, line: TapeLine) -> None:
-        frame = _read(line)
+        frame = received(line, _decode_frame)
         if frame is None:
             return
         served = frame.result
@@ -90,14 +82,14 @@ class KrakenVenue(Venue):
                 self._depths.setdefault(entry.symbol, next(fitting, _DEPTHS[-1]))
 
     def stream_of(self, line: TapeLine) -> Stream | None:
-        frame = _read(line)
+        frame = received(line, _decode_frame)
         entries = self._entries(frame) if frame else []
         if not frame or not entries:
             return None
         return self._stream(frame.channel, entries[0].symbol)
 
     def is_broadcast(self, line: TapeLine) -> bool:
-        frame = _read(line)
+        frame = received(line, _decode_frame)
         return frame is not None and frame.channel in ("heartbeat", "status")
 
     def connected(self, path: str) -> Ack:
