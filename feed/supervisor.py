@@ -57,8 +57,10 @@ def run(settings: Settings, ingest_flags: Sequence[str]) -> int:
 
     with contextlib.ExitStack() as stack:
         bus = settings.bus
+        watched: dict[str, subprocess.Popen[bytes]] = {}
         if not bus:
-            bus = stack.enter_context(EmbeddedServer()).url
+            embedded = stack.enter_context(EmbeddedServer())
+            bus, watched["bus"] = embedded.url, embedded.process
         signal.signal(signal.SIGTERM, stop)
         signal.signal(signal.SIGINT, stop)
         children: dict[str, subprocess.Popen[bytes]] = {}
@@ -70,7 +72,7 @@ def run(settings: Settings, ingest_flags: Sequence[str]) -> int:
             sock.close()
             if _wait_until_ready(port, children, stopped):
                 click.secho(f"\n  Dashboard: {url}\n", err=True, bold=True)
-            return _watch(children, stopped)
+            return _watch(watched | children, stopped)
         finally:
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
             signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -179,11 +179,10 @@ def test_nothing_is_left_running_after_a_signal(tree: Tree, number: signal.Signa
     assert "Traceback" not in tree.said()
 
 
-def test_a_dead_child_ends_the_whole_run(tree: Tree) -> None:
-    web = next(
-        pid for pid in tree.children if b"serve" in Path(f"/proc/{pid}/cmdline").read_bytes()
-    )
-    os.kill(web, signal.SIGKILL)
+@pytest.mark.parametrize("name", ["valkey-server", "\0serve\0", "\0ingest\0"])
+def test_a_dead_child_ends_the_whole_run(tree: Tree, name: str) -> None:
+    (child,) = [pid for pid in tree.children if name in Path(f"/proc/{pid}/cmdline").read_text()]
+    os.kill(child, signal.SIGKILL)
     assert tree.process.wait(DEADLINE_S) != 0
     poll(lambda: not any(map(is_running, tree.children)))
 
