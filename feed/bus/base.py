@@ -149,6 +149,23 @@ class Bus(Protocol):
         With ``limit``, the newest so many of them.
         """
 
+    async def page(
+        self,
+        topic: str,
+        *,
+        after: int = 0,
+        before: int | None = None,
+        limit: int,
+        newest: bool = False,
+    ) -> list[bytes]:
+        """Return the payloads of retained entries with ``after < seq < before``, oldest first.
+
+        Args:
+            before: None: to the end. Any number will do here and for ``after``.
+            limit: At most so many; none if it is not positive.
+            newest: The last ``limit`` of them (to page backwards), not the first.
+        """
+
     async def checkpoint(self, topic: str) -> bytes | None:
         """Return the payload of the newest book checkpoint."""
 

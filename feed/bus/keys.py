@@ -17,6 +17,10 @@ CATALOGUES = "feed:catalogs"
 CATALOGUE_CHANGED = "feed:catalog"
 BEAT_PREFIX = "feed:beat:"
 
+_MAX_SEQ = (1 << 64) - 1
+#: The greatest COUNT a server takes.
+MAX_COUNT = (1 << 63) - 1
+
 
 def stream_key(topic: str) -> str:
     return f"feed:s:{{{topic}}}"
@@ -40,6 +44,17 @@ def beat_channel(exchange: str) -> str:
 
 def lease_key(exchange: str) -> str:
     return f"feed:lease:{exchange}"
+
+
+def ids_between(after: int, before: int | None) -> tuple[str, str] | None:
+    """Return the bounds of ``after < seq < before`` as XRANGE takes them; None: nothing is there.
+
+    The server knows no number outside of u64, and takes an empty interval for an error.
+    """
+    low = max(after, 0)
+    if low >= _MAX_SEQ or (before is not None and before <= low + 1):
+        return None
+    return f"({low}-0", "+" if before is None or before > _MAX_SEQ else f"({before}-0"
 
 
 def payloads_of(reply: Any) -> list[bytes]:

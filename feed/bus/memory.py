@@ -11,7 +11,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
 
 from feed.bus.base import (
     Beat,
@@ -145,16 +144,18 @@ class MemoryBus:
         self._sinks.pop(topic, None)
 
     async def history(self, topic: str, after: int, limit: int | None = None) -> list[bytes]:
-        self._require_started()
-        if limit is not None and limit <= 0:
-            return []
-        stream = self._stream(topic)
-        newest_first: list[bytes] = []
-        for entry in islice(reversed(stream.entries) if stream else (), limit):
-            if entry.seq <= after:
-                break
-            newest_first.append(entry.payload)
-        return newest_first[::-1]
+        return self._range(topic, after, None, limit, newest=True)
+
+    async def page(
+        self,
+        topic: str,
+        *,
+        after: int = 0,
+        before: int | None = None,
+        limit: int,
+        newest: bool = False,
+    ) -> list[bytes]:
+        return self._range(topic, after, before, limit, newest)
 
     async def checkpoint(self, topic: str) -> bytes | None:
         self._require_started()
@@ -166,6 +167,22 @@ class MemoryBus:
     def _require_started(self) -> None:
         if self not in self._broker.buses:
             raise BusError("this bus is not started, or closed")
+
+    def _range(
+        self, topic: str, after: int, before: int | None, limit: int | None, newest: bool
+    ) -> list[bytes]:
+        self._require_started()
+        stream = self._stream(topic)
+        if stream is None or (limit is not None and limit <= 0):
+            return []
+        found = [
+            entry.payload
+            for entry in stream.entries
+            if entry.seq > after and (before is None or entry.seq < before)
+        ]
+        if limit is None:
+            return found
+        return found[-limit:] if newest else found[:limit]
 
     def _append(self, entry: Entry) -> bool:
         stream = self._stream(entry.topic)

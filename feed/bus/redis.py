@@ -203,14 +203,18 @@ class RedisBus:
         self._reader.unsubscribe(keys.channel(topic).encode())
 
     async def history(self, topic: str, after: int, limit: int | None = None) -> list[bytes]:
-        key, above = keys.stream_key(topic), f"({max(after, 0)}-0"
-        if limit is not None and limit <= 0:
-            return []
-        async with self._asking("read the history") as client:
-            if limit is None:
-                return keys.payloads_of(await client.execute_command("XRANGE", key, above, "+"))
-            reply = await client.execute_command("XREVRANGE", key, "+", above, "COUNT", limit)
-            return keys.payloads_of(reply)[::-1]
+        return await self._range(topic, after, None, limit, newest=limit is not None)
+
+    async def page(
+        self,
+        topic: str,
+        *,
+        after: int = 0,
+        before: int | None = None,
+        limit: int,
+        newest: bool = False,
+    ) -> list[bytes]:
+        return await self._range(topic, after, before, limit, newest)
 
     async def checkpoint(self, topic: str) -> bytes | None:
         async with self._asking("read the checkpoint") as client:
@@ -225,6 +229,21 @@ class RedisBus:
                 self._follower = asyncio.get_running_loop().create_task(
                     self._follow_catalogues(), name="bus catalogues"
                 )
+
+    async def _range(
+        self, topic: str, after: int, before: int | None, limit: int | None, newest: bool
+    ) -> list[bytes]:
+        async with self._asking("read the history") as client:
+            ids = keys.ids_between(after, before)
+            if ids is None or (limit is not None and limit <= 0):
+                return []
+            count = () if limit is None else ("COUNT", min(limit, keys.MAX_COUNT))
+            key, (low, high) = keys.stream_key(topic), ids
+            if not newest:
+                reply = await client.execute_command("XRANGE", key, low, high, *count)
+                return keys.payloads_of(reply)
+            reply = await client.execute_command("XREVRANGE", key, high, low, *count)
+            return keys.payloads_of(reply)[::-1]
 
     def _require_started(self) -> None:
         if not self._started:

@@ -99,8 +99,56 @@ async def test_history_is_what_lies_above_oldest_first(
     assert seqs(await bus.history(TOPIC, after, limit)) == expected
 
 
+@pytest.mark.parametrize(
+    ("after", "before", "limit", "oldest", "newest"),
+    [
+        pytest.param(0, None, 3, [10, 20, 30], [80, 90, 100], id="of everything"),
+        pytest.param(30, None, 2, [40, 50], [90, 100], id="above a seq"),
+        pytest.param(0, 40, 2, [10, 20], [20, 30], id="below a seq"),
+        pytest.param(20, 60, 2, [30, 40], [40, 50], id="between two"),
+        pytest.param(20, 60, 9, [30, 40, 50], [30, 40, 50], id="fewer than the limit"),
+        pytest.param(25, 45, 9, [30, 40], [30, 40], id="between seqs that are none"),
+        pytest.param(30, 31, 9, [], [], id="no room"),
+        pytest.param(30, 30, 9, [], [], id="nothing between equals"),
+        pytest.param(60, 20, 9, [], [], id="the wrong way round"),
+        pytest.param(100, None, 9, [], [], id="at the end"),
+        pytest.param(0, 10, 9, [], [], id="before the first"),
+        pytest.param(0, 0, 9, [], [], id="before zero"),
+        pytest.param(-5, -1, 9, [], [], id="negative"),
+        pytest.param(-5, 1 << 64, 1, [10], [100], id="wider than any seq"),
+        pytest.param(1 << 64, None, 9, [], [], id="above any seq"),
+        pytest.param((1 << 64) - 1, 1 << 70, 9, [], [], id="above the greatest"),
+        pytest.param(0, None, 0, [], [], id="none asked for"),
+        pytest.param(0, None, -1, [], [], id="less than none"),
+        pytest.param(90, None, 1 << 80, [100], [100], id="any number of them"),
+    ],
+)
+async def test_a_page_is_the_first_or_the_last_few_between_two_seqs(
+    bus: Bus, after: int, before: int | None, limit: int, oldest: list[int], newest: list[int]
+) -> None:
+    await bus.publish(entries(TOPIC, range(10, 101, 10)))
+    found = await bus.page(TOPIC, after=after, before=before, limit=limit)
+    assert seqs(found) == oldest
+    found = await bus.page(TOPIC, after=after, before=before, limit=limit, newest=True)
+    assert seqs(found) == newest
+
+
+async def test_pages_put_together_are_the_whole_stream_in_both_directions(bus: Bus) -> None:
+    await bus.publish(entries(TOPIC, range(1, 101)))
+    forwards: list[int] = []
+    while page := seqs(await bus.page(TOPIC, after=forwards[-1] if forwards else 0, limit=7)):
+        forwards += page
+    backwards: list[int] = []
+    before = None
+    while page := seqs(await bus.page(TOPIC, before=before, limit=7, newest=True)):
+        backwards = page + backwards
+        before = page[0]
+    assert forwards == backwards == list(range(1, 101))
+
+
 async def test_an_unknown_topic_has_no_past(bus: Bus) -> None:
     assert await bus.history(TOPIC, 0) == []
+    assert await bus.page(TOPIC, limit=5) == await bus.page(TOPIC, limit=5, newest=True) == []
     assert await bus.heads([TOPIC]) == {}
     assert await bus.heads([]) == {}
     assert await bus.checkpoint(BOOK) is None
@@ -388,6 +436,7 @@ async def test_a_bus_that_is_not_open_says_so(make_bus: Callable[[Retention], Bu
             bus.publish([entry(TOPIC, 1)]),
             bus.heads([TOPIC]),
             bus.history(TOPIC, 0),
+            bus.page(TOPIC, limit=1),
             bus.subscribe(TOPIC, lambda payload: None),
             bus.acquire("kraken", "one", 1.0),
             bus.beat("kraken"),
