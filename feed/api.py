@@ -16,10 +16,12 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from feed.commands import Refused, from_query
 from feed.encoding import ENCODINGS, JSON, Encoding, unframe
+from feed.errors import BusError
 from feed.gateway import Gateway
 from feed.relay import now_us
 from feed.session import Session, Snapshots
 from feed.sse import PulledSocket, event_stream
+from feed.topic_state import Start
 from feed.topics import parse_topic
 from feed.websocket import Connection
 from feed.wire import EXTENSION
@@ -209,7 +211,7 @@ async def snapshot(request: Request) -> Response:
         return error(400, e.name, str(e))
     states = [relay.state(name) for name in action.topics]
     try:
-        await relay.filled(states, _FILL_S)
+        await relay.ready(dict.fromkeys(states, Start()), _FILL_S)
         bodies = [msgspec.Raw(state.snapshot(JSON, now_us())) for state in states]
     finally:
         for state in states:
@@ -219,12 +221,46 @@ async def snapshot(request: Request) -> Response:
     return _json({"snapshots": bodies, "errors": errors}, status)
 
 
+async def history(request: Request) -> Response:
+    """Answer retained entries, oldest first: the first after a position, else the newest."""
+    gateway = _gateway(request)
+    name = request.path_params["topic"]
+    query = request.query_params
+    try:
+        topic = parse_topic(name)
+        if topic.is_pattern:
+            raise ValueError("name one topic: a pattern has no history")
+        bounds = {key: int(query[key]) for key in ("after", "before") if key in query}
+        limit = int(query.get("limit", str(_PAGE)))
+        if not 1 <= limit <= _PAGE:
+            raise ValueError(f"limit must be from 1 to {_PAGE}")
+    except ValueError as e:
+        return error(400, "bad_option", str(e))
+    index = gateway.relay.index
+    if not index.is_carried(name):
+        return error(404, "unknown_topic", index.why_unknown(topic))
+    is_forward = "after" in bounds
+    after, before = bounds.get("after", 0), bounds.get("before")
+    try:
+        # One more than asked for tells whether there is another page.
+        found = await gateway.relay.page(name, after, before, limit + 1, not is_forward)
+    except BusError as e:
+        return error(503, "bus_lost", f"the bus does not answer: {e}")
+    page = found[:limit] if is_forward else found[-limit:]
+    following = None
+    if len(found) > limit:
+        following = {"after": page[-1].seq} if is_forward else {"before": page[0].seq}
+    entries = [msgspec.Raw(entry.body) for entry in page]
+    return _json({"topic": name, "entries": entries, "next": following})
+
+
 async def stream(request: Request) -> Response:
     """Serve Server-Sent Events."""
     gateway = _gateway(request)
     query = dict(request.query_params)
+    event_id = request.headers.get("last-event-id", "")
     try:
-        command, _ = from_query(query)
+        command, _ = from_query(query, event_id)
     except Refused as e:
         return error(400, e.name, str(e))
     if command is None or not command.topics:
@@ -233,7 +269,7 @@ async def stream(request: Request) -> Response:
         return error(503, "shed", "too many connections; try again later")
     headers = {"cache-control": "no-store", "x-accel-buffering": "no"}
     return StreamingResponse(
-        event_stream(gateway, query), media_type="text/event-stream", headers=headers
+        event_stream(gateway, query, event_id), media_type="text/event-stream", headers=headers
     )
 
 
@@ -266,6 +302,7 @@ ROUTES: list[BaseRoute] = [
     Route("/v1/instruments", instruments),
     Route("/v1/topics", topics),
     Route("/v1/snapshot", snapshot),
+    Route("/v1/history/{topic}", history),
     Route("/livez", livez),
     Route("/readyz", readyz),
 ]

@@ -10,6 +10,7 @@ from msgspec import Meta
 
 from feed.encoding import MSGPACK, Encoding
 from feed.errors import BadCommand
+from feed.topics import covering_texts
 
 CommandId: TypeAlias = int | str | None
 
@@ -23,9 +24,8 @@ class Subscribe(msgspec.Struct, forbid_unknown_fields=True, tag_field="op", tag=
     max_hz: Annotated[float, Meta(gt=0)] | None = None
     snapshot: bool = True
     status: bool | None = None
-    # Later additions to the server, refused by name until then.
-    last: Any = None
-    since: Any = None
+    last: Annotated[int, Meta(ge=0, le=1_000)] = 0
+    since: dict[str, Annotated[int, Meta(ge=0)]] = {}
 
 
 class Unsubscribe(msgspec.Struct, forbid_unknown_fields=True, tag_field="op", tag="unsubscribe"):
@@ -100,19 +100,38 @@ def decode_command(data: bytes, encoding: Encoding) -> Command:
     except (ValueError, RecursionError) as e:
         raise Refused("bad_option", f"{head.op}: {_short(e)}", id) from e
     if isinstance(command, Subscribe):
-        for name in ("since", "last"):
-            if getattr(command, name) is not None:
-                raise Refused("bad_option", f"{name} is not offered by this server yet", id)
-        if command.mode not in (None, "all", "latest"):
-            raise Refused("bad_option", "mode must be all or latest", id)
+        _check(command)
     return command
 
 
-_QUERY = ("topics", "mode", "max_hz", "snapshot", "status", "batch")
+def _check(command: Subscribe) -> None:
+    """Refuse what the types cannot.
+
+    Raises:
+        Refused: ``bad_option``.
+    """
+    if command.mode not in (None, "all", "latest"):
+        raise Refused("bad_option", "mode must be all or latest", command.id)
+    asked = frozenset(command.topics)
+    for name in command.since:
+        try:
+            texts = covering_texts(name)
+        except ValueError as e:
+            raise Refused("bad_option", f"since: {e}", command.id) from e
+        # A slip of the pen here would cost its topic the resume, unnoticed.
+        if "*" in name or not asked.intersection(texts):
+            message = f"since names {name[:120]}, which is no topic of this command"
+            raise Refused("bad_option", message, command.id)
 
 
-def from_query(query: Mapping[str, str]) -> tuple[Subscribe | None, bool]:
+_QUERY = ("topics", "mode", "max_hz", "snapshot", "status", "last", "batch")
+
+
+def from_query(query: Mapping[str, str], event_id: str = "") -> tuple[Subscribe | None, bool]:
     """Read ``?topics=a,b&max_hz=4&batch=1``: what to subscribe to, and whether to batch.
+
+    Args:
+        event_id: The ``Last-Event-ID`` of an event stream that comes back: ``topic@seq,…``.
 
     Raises:
         Refused: ``bad_option``.
@@ -128,13 +147,20 @@ def from_query(query: Mapping[str, str]) -> tuple[Subscribe | None, bool]:
     topics = [text for text in given.pop("topics", "").split(",") if text]
     try:
         command = msgspec.convert(
-            {"op": "subscribe", "topics": topics, **given}, Subscribe, strict=False
+            {"op": "subscribe", "topics": topics, "since": _since(event_id), **given},
+            Subscribe,
+            strict=False,
         )
     except msgspec.ValidationError as e:
         raise Refused("bad_option", _short(e)) from e
-    if command.mode not in (None, "all", "latest"):
-        raise Refused("bad_option", "mode must be all or latest")
+    _check(command)
     return command, batch == "1"
+
+
+def _since(event_id: str) -> dict[str, str]:
+    """Take a ``Last-Event-ID`` apart; what is wrong with the numbers is found by their type."""
+    pairs = [pair.rpartition("@") for pair in event_id.split(",") if pair]
+    return {topic: seq for topic, _, seq in pairs}
 
 
 def _short(error: Exception) -> str:

@@ -51,7 +51,7 @@ class Gateway:
     def __init__(self, settings: Settings, bus: Bus) -> None:
         self.settings = settings
         self.hub = Hub(self._wake, self._wake_beats)
-        self.relay = Relay(bus, self.hub, settings.linger_s)
+        self.relay = Relay(bus, self.hub, settings.linger_s, settings.retention)
         self.relay.on_topics = self._listed
         self.relay.on_link = self._link
         self.bus_since = now_us()

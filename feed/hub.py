@@ -11,7 +11,8 @@ from collections.abc import Callable
 from itertools import count
 
 from feed.backlog import Item
-from feed.outbox import Outbox, Snapshot, gap_json
+from feed.outbox import Outbox
+from feed.owed import Snapshot, gap_json
 from feed.throttle import Group
 from feed.topic_state import TopicState
 

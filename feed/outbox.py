@@ -14,43 +14,21 @@ from __future__ import annotations
 
 from collections import OrderedDict, deque
 from collections.abc import Callable
-from typing import Any, NamedTuple
-
-import msgspec
+from typing import Any
 
 from feed.backlog import Backlog, Item
 from feed.encoding import PIECE_BYTES, Encoding
+from feed.owed import Cause, Replay, Snapshot, gap_json
+from feed.piece import Piece
 from feed.topic_state import TopicState
-
-_encode = msgspec.json.Encoder().encode
-
-
-class Snapshot(NamedTuple):
-    """A snapshot owed to the client; rendered when the socket takes it.
-
-    Attributes:
-        attach: Called once it is rendered: from there on the client gets live entries.
-        lost_from: A ``slow_consumer`` gap from here to the snapshot comes before it.
-    """
-
-    state: TopicState
-    attach: Callable[[], None] | None
-    lost_from: int | None = None
-
-
-def gap_json(topic: str, cause: str, first: int, last: int, lost: int | None) -> bytes:
-    """Return a gap of a connection: positions ``first`` to ``last``, inclusive."""
-    return (b'{"type":"gap","topic":%s,"seq":null,"cause":"%s","lost":%s,"from":%d,"to":%d}') % (
-        _encode(topic),
-        cause.encode(),
-        _encode(lost),
-        first,
-        last,
-    )
 
 
 def _key(owed: Snapshot | bytes) -> object:
     return owed.state if isinstance(owed, Snapshot) else object()
+
+
+#: Of replayed entries in a row, before the next topic has its turn.
+_SHARE_BYTES = 16_384
 
 
 class Outbox:
@@ -77,9 +55,9 @@ class Outbox:
         "_dropped",
         "_heartbeat",
         "_latest",
+        "_owed",
         "_queue",
         "_report",
-        "_snapshots",
         "batch",
         "blobs_in",
         "blobs_out",
@@ -119,7 +97,7 @@ class Outbox:
         self._control: deque[bytes] | None = None
         # By state (a frame: by itself alone), so that one is found without a search and a client
         # that asks again and again makes nothing grow.
-        self._snapshots: OrderedDict[object, Snapshot | bytes] | None = None
+        self._owed: OrderedDict[TopicState, Snapshot | Replay] | None = None
         self._asked: OrderedDict[object, Snapshot | bytes] | None = None
         self._blobs: deque[bytes] | None = None
         self._heartbeat: int | None = None
@@ -158,11 +136,11 @@ class Outbox:
         self._heartbeat = now
         self._wake()
 
-    def owe(self, snapshot: Snapshot | bytes) -> None:
-        """Queue a snapshot, or a frame (``synced``) that must come after those queued before."""
-        if self._snapshots is None:
-            self._snapshots = OrderedDict()
-        self._snapshots[_key(snapshot)] = snapshot
+    def owe(self, owed: Snapshot | Replay) -> None:
+        """Queue a snapshot or a replay of a topic of which nothing is delivered meanwhile."""
+        if self._owed is None:
+            self._owed = OrderedDict()
+        self._owed[owed.state] = owed
         self._wake()
 
     def ask(self, snapshot: Snapshot | bytes) -> None:
@@ -262,9 +240,11 @@ class Outbox:
     def forget(self, state: TopicState) -> None:
         """Drop whatever waits of a topic the client no longer wants."""
         self._forget_entries(state)
-        for owed in (self._snapshots, self._asked):
-            if owed:
-                owed.pop(state, None)
+        if self._asked:
+            self._asked.pop(state, None)
+        owed = self._owed.pop(state, None) if self._owed else None
+        if owed is not None and owed.sync is not None and (synced := owed.sync.done()):
+            self.say(synced)
 
     def clear(self) -> None:
         """Drop everything; the client is gone."""
@@ -272,7 +252,7 @@ class Outbox:
         self._backlog = None
         self._spill()
         self._latest.clear()
-        self._control = self._snapshots = self._asked = self._blobs = None
+        self._control = self._owed = self._asked = self._blobs = None
         self.control_bytes = 0
         self.blocked = True
 
@@ -314,7 +294,7 @@ class Outbox:
         if not (
             self._backlog is not None
             or self._control
-            or self._snapshots
+            or self._owed
             or self._blobs
             or self._asked
             or self._heartbeat is not None
@@ -338,135 +318,158 @@ class Outbox:
     def _take_piece(self, now: int) -> bytes:
         """Fill one piece: control first, then snapshots, values and entries in fair shares."""
         backlog = self._spill()
-        parts: list[bytes] = []
-        room = PIECE_BYTES
-        while (control := self._control) and (not parts or len(control[0]) <= room):
-            part = control.popleft()
-            self.control_bytes -= len(part)
-            room -= len(part)
-            parts.append(part)
-        if not self._control and self._heartbeat is not None:
-            # Behind the answers: `welcome` is the first word.
-            lag, queued = self.backlog(now)
-            if self._snapshots:
-                queued += len(self._snapshots)
-            part = heartbeat_frame(self.encoding, now, lag, queued)
-            if not parts or len(part) <= room:
-                self._heartbeat = None
-                room -= len(part)
-                parts.append(part)
+        piece = Piece(self.encoding, self.batch)
+        while (control := self._control) and piece.fits(len(control[0])):
+            self.control_bytes -= len(control[0])
+            piece.alone(control.popleft())
         if not self._control:
-            while (blobs := self._blobs) and (not parts or len(blobs[0]) <= room):
-                room -= len(blobs[0])
-                parts.append(blobs.popleft())
+            # Behind the answers: `welcome` is the first word.
+            self._take_heartbeat(piece, now)
+            while (blobs := self._blobs) and piece.fits(len(blobs[0])):
+                piece.alone(blobs.popleft())
                 self.blobs_out += 1
             if not self._blobs:
-                self._take_events(backlog, parts, room, now)
+                # Half for what is owed, then half of the rest for values, then entries; each may
+                # use what the ones before left.
+                self._take_owed(piece, backlog, piece.room // 2, now)
+                self._take_values(piece, piece.room // 2 if backlog.count else 0)
+                self._take_entries(piece, backlog)
+                self._take_asked(piece, backlog, now)
         if backlog.head() is None:
             self._settle()
-        return b"".join(parts)
+        return piece.take()
 
-    def _take_events(self, backlog: Backlog, parts: list[bytes], room: int, now: int) -> None:
-        bodies: list[bytes] = []
-        frames: list[bytes] = []
-        if self.batch:
-            room -= 16  # brackets and a longer header
+    def _take_heartbeat(self, piece: Piece, now: int) -> None:
+        if self._heartbeat is None:
+            return
+        lag, queued = self.backlog(now)
+        frame = heartbeat_frame(self.encoding, now, lag, queued + len(self._owed or ()))
+        if piece.fits(len(frame)):
+            self._heartbeat = None
+            piece.alone(frame)
 
-        def fits(n: int, floor: int) -> bool:
-            return room - n >= floor or not (parts or frames)
-
-        def add(body: bytes, frame: bytes) -> None:
-            nonlocal room
-            room -= len(frame)
-            bodies.append(body)
-            frames.append(frame)
-
-        def flush() -> None:
-            if frames:
-                parts.extend(self.encoding.pieces(bodies, True) if self.batch else frames)
-                bodies.clear()
-                frames.clear()
-
-        # Half for snapshots, then half of the rest for values, then entries; each may use what
-        # the ones before left.
-        floor = room // 2
-        while self._snapshots and room > floor:
-            owed = next(iter(self._snapshots.values()))
-            if isinstance(owed, bytes):
-                if not fits(len(owed), 0):
-                    break
-                self._snapshots.popitem(last=False)
-                flush()  # `synced` comes alone
-                parts.append(owed)
-                room -= len(owed)
-                continue
-            if owed.lost_from is not None and backlog.size >= self.limit // 2 and backlog.count:
-                break
-            body = owed.state.snapshot(self.encoding, now)
-            frame = self.encoding.frame(body)
-            if owed.lost_from is None:
-                if not fits(len(frame), 0):
-                    break
+    def _take_owed(self, piece: Piece, backlog: Backlog, floor: int, now: int) -> None:
+        """Render snapshots, and of each replay a share in turn: none holds up the others."""
+        queue = self._owed
+        while queue and piece.room > floor:
+            owed = next(iter(queue.values()))
+            if isinstance(owed, Replay) and (instead := owed.instead()) is not None:
+                owed = queue[owed.state] = instead
+            room = piece.room
+            if isinstance(owed, Replay):
+                is_through = self._take_replay(owed, piece, floor)
             else:
-                # Together, whatever their size: the gap ends where the snapshot stands.
-                gap = self._gap(owed.state, owed.lost_from, owed.state.seq, None)
-                if not fits(len(gap[1]) + len(frame), 0):
-                    break
-                add(*gap)
-                backlog.slots[owed.state].owed = False
-            self._snapshots.popitem(last=False)
-            add(body, frame)
-            if owed.attach is not None:
-                owed.attach()
-        floor = room // 2 if backlog.count else 0
+                is_through = self._take_snapshot(owed, piece, backlog, now)
+            if is_through:
+                del queue[owed.state]
+                if owed.attach is not None:
+                    owed.attach()
+                if owed.sync is not None and (synced := owed.sync.done()):
+                    if piece.fits(len(synced)):
+                        piece.alone(synced)
+                    else:
+                        self.say(synced)  # begins the next piece
+            elif piece.room == room:
+                return
+            else:
+                queue.move_to_end(owed.state)
+
+    def _take_snapshot(self, owed: Snapshot, piece: Piece, backlog: Backlog, now: int) -> bool:
+        """Render it where it fits; whether it did."""
+        state, lost_from = owed.state, owed.lost_from
+        is_lost = lost_from is not None and owed.attach is None
+        if is_lost and backlog.count and backlog.size >= self.limit // 2:
+            return False
+        body = state.snapshot(self.encoding, now)
+        frame = self.encoding.frame(body)
+        if lost_from is None:
+            if not piece.fits(len(frame)):
+                return False
+        else:
+            # Together, whatever their size: the gap ends where the snapshot stands.
+            gap = self._gap(state, min(lost_from, state.seq), state.seq, None, owed.cause)
+            if not piece.fits(len(gap[1]) + len(frame)):
+                return False
+            piece.add(*gap)
+            if is_lost:
+                backlog.slots[state].owed = False
+        piece.add(body, frame)
+        return True
+
+    def _take_replay(self, replay: Replay, piece: Piece, floor: int) -> bool:
+        """Render a share of the entries; whether all are through."""
+        state = replay.state
+        if (hole := replay.hole()) is not None:
+            gap = self._gap(state, hole.first, hole.last, None, hole.cause)
+            if not piece.fits(len(gap[1]), floor):
+                return False
+            piece.add(*gap)
+            replay.pass_over(hole)
+        floor = max(floor, piece.room - _SHARE_BYTES)
+        for seq, json in state.ring.after(replay.at):
+            body = self.encoding.body(json)
+            frame = self.encoding.frame(body)
+            if not piece.fits(len(frame), floor):
+                return False
+            piece.add(body, frame)
+            replay.at = seq
+        return True
+
+    def _take_values(self, piece: Piece, floor: int) -> None:
         latest = self._latest
         while latest:
             state, value = next(iter(latest.items()))
-            if not fits(len(value.frame), floor):
-                break
+            if not piece.fits(len(value.frame), floor):
+                return
             del latest[state]
-            add(value.body, value.frame)
+            piece.add(value.body, value.frame)
+
+    def _take_entries(self, piece: Piece, backlog: Backlog) -> None:
         while (slot := backlog.head()) is not None:
             if slot.gap is not None:
                 gap = self._gap(slot.state, *slot.gap)
-                if not fits(len(gap[1]), 0):
-                    break
+                if not piece.fits(len(gap[1])):
+                    return
                 slot.gap = None
-                add(*gap)
+                piece.add(*gap)
             if not slot.gap_token:
                 item = slot.items[0]
-                if not fits(len(item.frame), 0):
-                    break
-                add(item.body, item.frame)
+                if not piece.fits(len(item.frame)):
+                    return
+                piece.add(item.body, item.frame)
             backlog.pop(slot)
+
+    def _take_asked(self, piece: Piece, backlog: Backlog, now: int) -> None:
         while self._asked:
             owed = next(iter(self._asked.values()))
             if isinstance(owed, bytes):
-                if not fits(len(owed), 0):
-                    break
-                flush()
-                parts.append(owed)
-                room -= len(owed)
+                if not piece.fits(len(owed)):
+                    return
+                piece.alone(owed)
             else:
                 if backlog.is_waiting(owed.state):
-                    break
+                    return
                 body = owed.state.snapshot(self.encoding, now)
                 frame = self.encoding.frame(body)
-                if not fits(len(frame), 0):
-                    break
-                add(body, frame)
+                if not piece.fits(len(frame)):
+                    return
+                piece.add(body, frame)
             self._asked.popitem(last=False)
-        flush()
 
     def _gap(
-        self, state: TopicState, first: int, last: int, lost: int | None
+        self,
+        state: TopicState,
+        first: int,
+        last: int,
+        lost: int | None,
+        cause: Cause = "slow_consumer",
     ) -> tuple[bytes, bytes]:
-        body = self.encoding.body(gap_json(state.name, "slow_consumer", first, last, lost))
+        body = self.encoding.body(gap_json(state.name, cause, first, last, lost))
         return body, self.encoding.frame(body)
 
     def _settle(self) -> None:
         """Nothing of the FIFO waits: go back to the fast way, unless a snapshot is still owed."""
-        if self._snapshots or self._latest or self._control or self._blobs or self._asked:
+        if self._owed or self._latest or self._control or self._blobs or self._asked:
             return
         if self._heartbeat is not None:
             return

@@ -10,18 +10,28 @@ import asyncio
 import logging
 import struct
 import time
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 
-from feed.bus.base import Beat, Bus, CatalogueChanged, LinkDown, LinkUp, Notice, unpack_header
+from feed.bus.base import (
+    Beat,
+    Bus,
+    CatalogueChanged,
+    Head,
+    LinkDown,
+    LinkUp,
+    Notice,
+    Retention,
+    unpack_header,
+)
 from feed.errors import BusError
 from feed.hub import Hub
 from feed.index import Index
 from feed.liveness import Liveness
-from feed.topic_state import Phase, TopicState
+from feed.topic_state import Entry, Phase, Start, TopicState
 from feed.topics import KINDS
 
 log = logging.getLogger("feed.relay")
@@ -35,16 +45,10 @@ _NEWEST = 5
 #: Positions and epochs stay below it (``protocol.md``); what claims more would end the topic.
 _MOST = 1 << 53
 _LOG_EVERY_S = 60.0
+#: What a deep reading found is kept for so long, whatever its size: a storm of resumes reads once.
+_DEEP_S = 10.0
 
 _decode_object = msgspec.json.Decoder(dict[str, Any]).decode
-
-
-class _Entry(NamedTuple):
-    """A payload taken apart."""
-
-    epoch: int
-    seq: int
-    body: bytes
 
 
 def now_us() -> int:
@@ -57,6 +61,7 @@ class Relay:
 
     Args:
         linger_s: How long a topic stays joined after its last client left.
+        retention: How many entries are kept for those who come back.
 
     Attributes:
         index: What is carried.
@@ -66,7 +71,9 @@ class Relay:
         on_link: Called with (is_live, since µs) when our own link to the bus changes.
     """
 
-    def __init__(self, bus: Bus, hub: Hub, linger_s: float) -> None:
+    def __init__(
+        self, bus: Bus, hub: Hub, linger_s: float, retention: Retention | None = None
+    ) -> None:
         self.hub = hub
         self.index = Index()
         self.liveness = Liveness()
@@ -75,10 +82,14 @@ class Relay:
         self.on_link: Callable[[bool, int], None] = lambda is_live, since: None
         self._bus = bus
         self._linger_s = linger_s
+        self._retention = retention or Retention()
         self._states: dict[str, TopicState] = {}
-        self._held: dict[TopicState, list[_Entry]] = {}
+        self._held: dict[TopicState, list[Entry]] = {}
         self._held_bytes: dict[TopicState, int] = {}
-        self._when_live: dict[TopicState, dict[object, Callable[[], None]]] = {}
+        self._waiting: dict[TopicState, dict[object, tuple[Start, Callable[[], None]]]] = {}
+        self._work: dict[TopicState, asyncio.Task[None]] = {}
+        self._deepening: set[TopicState] = set()
+        self._deep: dict[TopicState, float] = {}
         self._idle: dict[TopicState, float] = {}
         self._exchanges: set[TopicState] = set()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -119,9 +130,10 @@ class Relay:
     def _joined(self, name: str) -> TopicState:
         state = self._states.get(name)
         if state is None:
-            state = self._states[name] = TopicState(name)
+            state = TopicState(name, self._retention.of(name.partition(".")[0]))
+            self._states[name] = state
             state.health = self.liveness.health(state.topic)
-            self._spawn(self._fill(state))
+            self._work_on(state, self._fill(state))
         return state
 
     def release(self, state: TopicState) -> None:
@@ -137,35 +149,43 @@ class Relay:
     def is_live(self, state: TopicState) -> bool:
         return state.phase is not Phase.FILLING
 
-    def when_live(self, state: TopicState, key: object, then: Callable[[], None]) -> None:
-        """Call ``then`` once the topic is filled; at once if it is.
+    def is_ready(self, state: TopicState, start: Start) -> bool:
+        """Whether a client can begin so at once."""
+        return state.phase is not Phase.FILLING and state.reaches(start)
+
+    def when_ready(
+        self, state: TopicState, start: Start, key: object, then: Callable[[], None]
+    ) -> None:
+        """Call ``then`` once a client can begin so, or it is known that the bus does not help.
 
         Args:
             key: To call it off with ``never_mind``; one call waits for each.
         """
-        if state.phase is Phase.FILLING:
-            self._when_live.setdefault(state, {})[key] = then
-        else:
+        if self.is_ready(state, start):
             then()
+            return
+        self._waiting.setdefault(state, {})[key] = start, then
+        if state.phase is not Phase.FILLING:
+            self._deepen(state)
 
     def never_mind(self, state: TopicState, key: object) -> None:
-        """Forget what ``when_live`` was asked for."""
-        waiting = self._when_live.get(state)
+        """Forget what ``when_ready`` was asked for."""
+        waiting = self._waiting.get(state)
         if waiting is not None:
             waiting.pop(key, None)
 
-    async def filled(self, states: Iterable[TopicState], timeout_s: float) -> None:
-        """Wait until every one is filled, or the time is up."""
-        left = {state for state in states if not self.is_live(state)}
+    async def ready(self, starts: Mapping[TopicState, Start], timeout_s: float) -> None:
+        """Wait until clients can begin so in every topic, or the time is up."""
+        left = {state for state, start in starts.items() if not self.is_ready(state, start)}
         done = asyncio.Event()
 
-        def filled(state: TopicState) -> None:
+        def is_ready(state: TopicState) -> None:
             left.discard(state)
             if not left:
                 done.set()
 
         for state in list(left):
-            self.when_live(state, done, partial(filled, state))
+            self.when_ready(state, starts[state], done, partial(is_ready, state))
         try:
             if left:
                 async with asyncio.timeout(timeout_s):
@@ -175,6 +195,47 @@ class Relay:
         finally:
             for state in left:
                 self.never_mind(state, done)
+
+    def _settle(self, state: TopicState, is_deep: bool) -> None:
+        """Call those who waited for the topic; for some the stream must be read first."""
+        waiting = self._waiting.pop(state, {})
+        for key, (start, then) in waiting.items():
+            if is_deep:
+                then()
+            else:
+                self.when_ready(state, start, key, then)
+
+    def _deepen(self, state: TopicState) -> None:
+        """Read the whole stream into the ring, once for all who wait for it."""
+        if state not in self._deepening:
+            self._deepening.add(state)
+            self._spawn(self._read_deep(state))
+
+    async def _read_deep(self, state: TopicState) -> None:
+        try:
+            async with self._slots, asyncio.timeout(_REPAIR_S):
+                payloads = await self._bus.history(state.name, 0)
+            state.deepen(self._read(state.name, payloads))
+            self._deep[state] = time.monotonic() + _DEEP_S
+        except (BusError, TimeoutError) as e:
+            reason = e or "the bus did not answer"
+            log.warning("cannot read back in %s: %s", state.name, reason)
+        finally:
+            self._deepening.discard(state)
+        self._settle(state, is_deep=True)
+
+    async def page(
+        self, name: str, after: int, before: int | None, limit: int, newest: bool
+    ) -> list[Entry]:
+        """Return retained entries as ``Bus.page`` does.
+
+        Raises:
+            BusError: It does not answer.
+        """
+        payloads = await self._bus.page(
+            name, after=after, before=before, limit=limit, newest=newest
+        )
+        return self._read(name, payloads)
 
     # Entries.
 
@@ -191,12 +252,12 @@ class Relay:
                 epoch, seq = unpack_header(payload)
                 _decode_object(body)
             except (struct.error, ValueError, RecursionError) as e:
-                self._bad(state, e)
+                self._bad(state.name, e)
                 return
             if seq == state.seq + 1 and epoch == state.epoch and state.phase is live:
                 publish(state, epoch, seq, body, clock() // 1000)
             else:
-                self._odd(state, _Entry(epoch, seq, body))
+                self._odd(state, Entry(epoch, seq, body))
 
         def status_sink(payload: bytes) -> None:
             sink(payload)
@@ -204,36 +265,36 @@ class Relay:
 
         return status_sink if state.kind == "status" else sink
 
-    def _read(self, state: TopicState, payloads: Iterable[bytes]) -> list[_Entry]:
+    def _read(self, name: str, payloads: Iterable[bytes]) -> list[Entry]:
         """Take payloads apart; what is no entry is counted and left out."""
         entries = []
         for payload in payloads:
             try:
                 epoch, seq = unpack_header(payload)
-                entry = _Entry(epoch, seq, payload[16:])
+                entry = Entry(epoch, seq, payload[16:])
                 _decode_object(entry.body)
             except (struct.error, ValueError, RecursionError) as e:
-                self._bad(state, e)
+                self._bad(name, e)
                 continue
             if max(entry.epoch, entry.seq) < _MOST:
                 entries.append(entry)
             else:
-                self._bad(state, ValueError(f"epoch {entry.epoch}, seq {entry.seq}"))
+                self._bad(name, ValueError(f"epoch {entry.epoch}, seq {entry.seq}"))
         return entries
 
-    def _bad(self, state: TopicState, error: Exception) -> None:
+    def _bad(self, name: str, error: Exception) -> None:
         self.bad_payloads += 1
         now = time.monotonic()
         if now - self._bad_logged_s >= _LOG_EVERY_S:
             self._bad_logged_s = now
             log.warning(
-                "%s: skipped what is no entry (%d so far): %s", state.name, self.bad_payloads, error
+                "%s: skipped what is no entry (%d so far): %s", name, self.bad_payloads, error
             )
 
-    def _odd(self, state: TopicState, entry: _Entry) -> None:
+    def _odd(self, state: TopicState, entry: Entry) -> None:
         """Take an entry that is not simply the next one."""
         if max(entry.epoch, entry.seq) >= _MOST:
-            self._bad(state, ValueError(f"epoch {entry.epoch}, seq {entry.seq}"))
+            self._bad(state.name, ValueError(f"epoch {entry.epoch}, seq {entry.seq}"))
         elif state.phase is not Phase.LIVE:
             self._hold(state, entry)
         elif state.has(entry.epoch, entry.seq):
@@ -241,17 +302,16 @@ class Relay:
         elif state.seq and state.connects(*entry):
             self.hub.publish(state, *entry, now_us())
         else:  # a jump, or the first we hear of the topic: others may have come before it
-            state.phase = Phase.REPAIRING
+            self._start_repair(state)
             self._hold(state, entry)
-            self._spawn(self._repair(state))
 
-    def _hold(self, state: TopicState, entry: _Entry) -> None:
+    def _hold(self, state: TopicState, entry: Entry) -> None:
         size = self._held_bytes.get(state, 0) + len(entry.body)
         if size <= _HELD_BYTES:  # what does not fit is a jump later, and repaired or declared
             self._held.setdefault(state, []).append(entry)
             self._held_bytes[state] = size
 
-    def _release_held(self, state: TopicState) -> list[_Entry]:
+    def _release_held(self, state: TopicState) -> list[Entry]:
         self._held_bytes.pop(state, None)
         return self._held.pop(state, [])
 
@@ -264,8 +324,7 @@ class Relay:
             self._status(state)
             if self.liveness.is_cut_off(state.topic.exchange) and state.made_here is None:
                 state.made_here = self._own_status(state, self._cut_off_reason(), now_us())
-        for then in self._when_live.pop(state, {}).values():
-            then()
+        self._settle(state, is_deep=False)
 
     async def _fill(self, state: TopicState) -> None:
         """Subscribe, then read what was before; entries that come meanwhile are held."""
@@ -284,7 +343,7 @@ class Relay:
     async def _read_newest(self, state: TopicState) -> None:
         if state.window is not None and await self._read_book(state):
             return
-        for entry in self._read(state, await self._bus.history(state.name, 0, _NEWEST)):
+        for entry in self._read(state.name, await self._bus.history(state.name, 0, _NEWEST)):
             self._apply(state, entry)
 
     async def _read_book(self, state: TopicState) -> bool:
@@ -297,11 +356,11 @@ class Relay:
             checkpoint = await self._bus.checkpoint(state.name)
             if checkpoint is None:
                 return False
-            found = self._read(state, [checkpoint])
+            found = self._read(state.name, [checkpoint])
             if not found or (found[0].epoch, found[0].seq) < (given[0], 0):
                 return False
             start = found[0]
-            entries = self._read(state, await self._bus.history(state.name, start.seq))
+            entries = self._read(state.name, await self._bus.history(state.name, start.seq))
             reached = entries[-1].seq if entries else start.seq
             if reached < given[1]:
                 return False  # the stream was emptied: it knows less than we do
@@ -328,7 +387,7 @@ class Relay:
             state.valid = False
         return False
 
-    def _apply(self, state: TopicState, entry: _Entry) -> None:
+    def _apply(self, state: TopicState, entry: Entry) -> None:
         """Take one entry of the history; what is missing before it is declared."""
         if state.has(entry.epoch, entry.seq):
             return
@@ -337,6 +396,10 @@ class Relay:
             if state.seq + 1 < entry.seq:
                 self.hub.lose(state, state.seq + 1, entry.seq - 1, now_us())
         self.hub.publish(state, *entry, now_us())
+
+    def _start_repair(self, state: TopicState) -> asyncio.Task[None]:
+        state.phase = Phase.REPAIRING
+        return self._work_on(state, self._repair(state))
 
     async def _repair(self, state: TopicState) -> None:
         """Read the hole from the stream; what is not there is declared, and books start afresh."""
@@ -347,7 +410,7 @@ class Relay:
                 payloads = await self._bus.history(state.name, state.seq)
         except (BusError, TimeoutError) as e:
             log.warning("cannot repair %s: %s", state.name, e or "the bus did not answer")
-        for entry in (*self._read(state, payloads), *self._release_held(state)):
+        for entry in (*self._read(state.name, payloads), *self._release_held(state)):
             self._apply(state, entry)
         if state.window is not None and was_valid and not state.valid:
             try:
@@ -435,19 +498,37 @@ class Relay:
             return
         for catalogue in catalogues.values():
             self._notice(CatalogueChanged(catalogue))
-        repairs = []
-        for name, head in heads.items():
-            state = self._states.get(name)
-            if state is not None and state.phase is Phase.LIVE and state.seq < head.seq:
-                state.phase = Phase.REPAIRING
-                repairs.append(self._spawn(self._repair(state)))
-        if repairs:
-            await asyncio.wait(repairs)
+        await self._repair_behind(heads)
         if link == self._links:
             self.liveness.restart(time.monotonic())
             if self.liveness.link(True):
                 self.on_link(True, now_us())
                 self._announce(None, "bus_back")
+
+    async def _repair_behind(self, heads: Mapping[str, Head]) -> None:
+        """Repair what stands below its head on the bus; return when that is done.
+
+        A topic that was being filled or repaired when the link came back may have read the stream
+        before its channel was subscribed again, so it is looked at when it is through.
+        """
+        found = {
+            self._states[name]: head.seq for name, head in heads.items() if name in self._states
+        }
+        busy = {state: self._work[state] for state in found if state in self._work}
+        repairs = [
+            self._start_repair(state)
+            for state, seq in found.items()
+            if state not in busy and state.seq < seq
+        ]
+        if busy:
+            await asyncio.wait(busy.values(), timeout=2 * _REPAIR_S)
+            repairs += [
+                self._start_repair(state)
+                for state in busy
+                if state not in self._work and state.seq < found[state]
+            ]
+        if repairs:
+            await asyncio.wait(repairs)
 
     async def _watch(self) -> None:
         """Notice silent publishers and leave topics nobody wants any more."""
@@ -458,6 +539,9 @@ class Relay:
                 for exchange in self.liveness.silent(now):
                     log.warning("the publisher of %s is silent", exchange)
                     self._announce(exchange, "publisher_silent")
+            for state in [state for state, until in self._deep.items() if until <= now]:
+                del self._deep[state]
+                state.ring.relax()
             for state in [state for state, until in self._idle.items() if until <= now]:
                 if state.phase is Phase.LIVE and state in self._idle:
                     await self._leave(state)
@@ -469,6 +553,17 @@ class Relay:
             await self._bus.unsubscribe(state.name)
         except BusError as e:
             log.warning("cannot leave %s: %s", state.name, e)
+
+    def _work_on(self, state: TopicState, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Fill or repair a topic; never both at once."""
+        task = self._work[state] = self._spawn(work)
+
+        def ended(task: asyncio.Task[None]) -> None:
+            if self._work.get(state) is task:  # a held jump may have begun the next repair
+                del self._work[state]
+
+        task.add_done_callback(ended)
+        return task
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work)

@@ -7,6 +7,7 @@ string says; the session keeps both and tells the socket only the differences.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import islice
 from typing import NamedTuple, TypeAlias
 
 import msgspec
@@ -17,6 +18,7 @@ from feed.encoding import Encoding
 from feed.errors import CloseCode
 from feed.index import Index
 from feed.throttle import lowered
+from feed.topic_state import Start
 from feed.topics import Topic, covering_texts, parse_topic, suggestions
 
 _encode = msgspec.json.Encoder().encode
@@ -60,7 +62,7 @@ class Join(NamedTuple):
 
     topic: str
     delivery: Delivery
-    snapshot: bool
+    start: Start
 
 
 class Change(NamedTuple):
@@ -121,6 +123,26 @@ class Close(NamedTuple):
     reason: str
 
 
+class _Opening(NamedTuple):
+    """How a command's new topics begin.
+
+    Attributes:
+        since: Topic -> position; what a join takes is taken out.
+    """
+
+    snapshot: bool
+    since: dict[str, int]
+    last: int
+
+    def start(self, name: str) -> Start:
+        replays = name.partition(".")[0] in ("trade", "liquidation")
+        return Start(self.snapshot, self.since.pop(name, None), self.last if replays else 0)
+
+
+#: Of a command that joins nothing.
+_CLOSED = _Opening(False, {}, 0)
+
+
 class Result(msgspec.Struct, omit_defaults=True):
     """One line of ``subscribed``."""
 
@@ -129,9 +151,10 @@ class Result(msgspec.Struct, omit_defaults=True):
     mode: str | None = None
     max_hz: int | float | None = None
     seq: int | None = None
+    recovered: bool | None = None
     health: str | None | msgspec.UnsetType = msgspec.UNSET
     matches: int | None = None
-    topics: list[tuple[str, int, None]] | None = None
+    topics: list[tuple[str, int, bool | None]] | None = None
     code: str | None = None
     message: str | None = None
     did_you_mean: list[str] | None = None
@@ -145,8 +168,22 @@ class _Cover(NamedTuple):
 
 
 Action: TypeAlias = Answer | Subscribed | Unsubscribed | Snapshots | Batch | Close
-#: Topic -> its last position (0 where nothing was ever published) and its health.
-Lookup: TypeAlias = Callable[[str], tuple[int, str | None]]
+
+
+class Known(NamedTuple):
+    """What is known of a topic when the answer is given.
+
+    Attributes:
+        seq: Its last position; 0 where nothing was ever published.
+        recovered: Whether all that was missed can be given; None where nobody asked.
+    """
+
+    seq: int
+    recovered: bool | None
+    health: str | None
+
+
+Lookup: TypeAlias = Callable[[str], Known]
 
 
 class Session:
@@ -172,6 +209,8 @@ class Session:
         self._wishes: dict[str, Wish] = {}
         self._covered: dict[str, _Cover] = {}
         self._implied: dict[str, int] = {}
+        #: Positions a client gave of topics that its patterns cover and nobody lists yet.
+        self._since: dict[str, int] = {}
 
     def receive(self, data: bytes, is_right_type: bool, now: int, now_s: float) -> list[Action]:
         """Return what to do about one message.
@@ -199,10 +238,10 @@ class Session:
                     actions.append(Close(CloseCode.BAD_MESSAGE, "three messages without sense"))
             return actions
 
-    def open(self, query: Mapping[str, str]) -> list[Action]:
-        """Return what to do about a connection's query string."""
+    def open(self, query: Mapping[str, str], event_id: str = "") -> list[Action]:
+        """Return what to do about a connection's query string and ``Last-Event-ID``."""
         try:
-            command, batch = commands.from_query(query)
+            command, batch = commands.from_query(query, event_id)
             actions: list[Action] = [Batch(True)] if batch else []
             if command is not None:
                 actions.append(self._subscribe(command))
@@ -252,17 +291,23 @@ class Session:
         if len(command.topics) > self._max_topics:
             message = f"{len(command.topics)} strings; at most {self._max_topics} topics"
             raise Refused("limit", message, command.id)
+        if len(command.since) > self._max_topics:
+            message = f"since has {len(command.since)} topics; at most {self._max_topics}"
+            raise Refused("limit", message, command.id)
         parsed = [(text, self._check(text)) for text in command.topics]
         good = [topic for _, topic in parsed if isinstance(topic, Topic)]
         if command.mode == "latest" and good and not any(topic.is_state for topic in good):
             message = "only state topics can be conflated; none of these is one"
             raise Refused("mode_not_allowed", message, command.id)
         done = Subscribed(command.id, [], [], [])
+        opening = _Opening(command.snapshot, dict(command.since), command.last)
         for text, topic in parsed:
             if isinstance(topic, Result):
                 done.results.append(topic)
             else:
-                done.results.append(self._subscribe_one(text, topic, command, done))
+                done.results.append(self._subscribe_one(text, topic, command, opening, done))
+        unlisted = {n: seq for n, seq in opening.since.items() if n not in self._covered}
+        self._since = dict(islice((self._since | unlisted).items(), self._max_topics))
         return done
 
     def _check(self, text: str) -> Topic | Result:
@@ -289,7 +334,12 @@ class Session:
         return suggestions(text, self._index.near(topic)) or None
 
     def _subscribe_one(
-        self, text: str, topic: Topic, command: commands.Subscribe, done: Subscribed
+        self,
+        text: str,
+        topic: Topic,
+        command: commands.Subscribe,
+        opening: _Opening,
+        done: Subscribed,
     ) -> Result:
         former = self._wishes.get(text)
         if former is None and len(self._wishes) >= self._max_topics:
@@ -302,7 +352,7 @@ class Session:
         )
         self._wishes[text] = wish
         matches = self._index.match(text) if topic.is_pattern else (text,)
-        joined, left_out = self._cover(matches, command.snapshot, done.moves)
+        joined, left_out = self._cover(matches, opening, done.moves)
         if left_out and not topic.is_pattern:
             del self._wishes[text]
             return Result(text, False, code="limit", message=self._limit_message())
@@ -322,7 +372,7 @@ class Session:
         moves: list[Move] = []
         errors: list[Answer] = []
         if any("*" in text for text in self._wishes):
-            _, left_out = self._cover(topics, True, moves)
+            _, left_out = self._cover(topics, _Opening(True, self._since, 0), moves)
             if left_out:
                 message = f"{left_out} newly listed topics not joined; {self._limit_message()}"
                 errors.append(_error(None, "limit", message))
@@ -339,7 +389,7 @@ class Session:
         return f"at most {self._max_topics} topics a connection"
 
     def _cover(
-        self, names: Iterable[str], snapshot: bool, moves: list[Move]
+        self, names: Iterable[str], opening: _Opening, moves: list[Move]
     ) -> tuple[list[str], int]:
         """Bring topics in line with the wishes; return those covered and how many don't fit."""
         covered, left_out = [], 0
@@ -350,7 +400,7 @@ class Session:
             if name not in self._covered and len(self._covered) >= self._max_topics:
                 left_out += 1
                 continue
-            self._set(name, wish, snapshot, moves)
+            self._set(name, wish, opening, moves)
             covered.append(name)
         return covered, left_out
 
@@ -361,7 +411,7 @@ class Session:
                 return wish
         return None
 
-    def _set(self, name: str, wish: Wish | None, snapshot: bool, moves: list[Move]) -> None:
+    def _set(self, name: str, wish: Wish | None, opening: _Opening, moves: list[Move]) -> None:
         """Cover a topic by ``wish`` (None: by nothing any more), and its status along with it."""
         topic = parse_topic(name)
         before = self.delivery(name)
@@ -371,7 +421,7 @@ class Session:
         if wish is not None:
             implies = wish.status and topic.kind != "status"
             self._covered[name] = _Cover(wish.delivery(topic), implies)
-        self._move(name, before, snapshot, moves)
+        self._move(name, before, opening, moves)
         if implied == implies:
             return
         for symbol in (topic.symbol, "ALL"):
@@ -380,15 +430,17 @@ class Session:
             wanted = self._implied.pop(status, 0) + (1 if implies else -1)
             if wanted:
                 self._implied[status] = wanted
-            self._move(status, before, snapshot, moves)
+            self._move(status, before, opening, moves)
 
-    def _move(self, name: str, before: Delivery | None, snapshot: bool, moves: list[Move]) -> None:
+    def _move(
+        self, name: str, before: Delivery | None, opening: _Opening, moves: list[Move]
+    ) -> None:
         after = self.delivery(name)
         if after is None:
             if before is not None:
                 moves.append(Leave(name))
         elif before is None:
-            moves.append(Join(name, after, snapshot))
+            moves.append(Join(name, after, opening.start(name)))
         elif before != after:
             moves.append(Change(name, after))
 
@@ -405,7 +457,7 @@ class Session:
             affected = self._index.match(text) if parse_topic(text).is_pattern else (text,)
             for name in affected:
                 if name in self._covered:
-                    self._set(name, self._wish(name), False, moves)
+                    self._set(name, self._wish(name), _CLOSED, moves)
             results.append(Result(text, True))
         json = _encode({"type": "unsubscribed", "id": id, "results": results})
         return Unsubscribed(moves, Answer(json))
@@ -450,9 +502,10 @@ def answer(action: Subscribed, lookup: Lookup) -> Iterator[Answer]:
     """Return the ``subscribed`` frames of a command, with what the topics know by now."""
     for result in action.results:
         if result.topics is not None:
-            result.topics = [(name, lookup(name)[0], None) for name, _, _ in result.topics]
+            found = [(name, lookup(name)) for name, _, _ in result.topics]
+            result.topics = [(name, known.seq, known.recovered) for name, known in found]
         elif result.ok:
-            result.seq, result.health = lookup(result.topic)
+            result.seq, result.recovered, result.health = lookup(result.topic)
     return _in_parts("subscribed", action.id, action.results)
 
 

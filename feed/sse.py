@@ -1,7 +1,8 @@
 """Server-Sent Events: the same outbox, written as an HTTP body.
 
 One exact topic: each event's ``id:`` is ``topic@seq``. Several: every heartbeat that finds nothing
-waiting is an event whose ``id:`` lists where each topic stands.
+waiting is an event whose ``id:`` lists where each topic stands. A client that comes back sends the
+last ``id:`` and goes on from there.
 """
 
 from __future__ import annotations
@@ -131,8 +132,14 @@ class StreamConnection(Connection):
         self.outbox.say(b"id: %s\ndata: %s\n\n" % (where, json))
 
 
-async def event_stream(gateway: Gateway, query: Mapping[str, str]) -> AsyncIterator[bytes]:
-    """Yield the body of ``/v1/stream``."""
+async def event_stream(
+    gateway: Gateway, query: Mapping[str, str], event_id: str
+) -> AsyncIterator[bytes]:
+    """Yield the body of ``/v1/stream``.
+
+    Args:
+        event_id: The client's ``Last-Event-ID``; empty where it comes for the first time.
+    """
     topics = query.get("topics", "").split(",")
     encoding = _ONE if len(topics) == 1 and "*" not in topics[0] else _SEVERAL
     socket = PulledSocket()
@@ -141,7 +148,7 @@ async def event_stream(gateway: Gateway, query: Mapping[str, str]) -> AsyncItera
     socket.connection = connection
     try:
         connection.welcome()
-        connection.open(query)
+        connection.open(query, event_id)
         async for piece in socket.pieces():
             yield piece
     finally:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import Enum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
 from feed.encoding import Encoding
 from feed.models import Book, Gap
+from feed.ring import Ring
 from feed.topics import parse_topic
 from feed.window import Window
 
@@ -27,6 +29,43 @@ class _Received(msgspec.Struct):
 
 
 _decode_recv = msgspec.json.Decoder(_Received).decode
+
+
+class Entry(NamedTuple):
+    """A payload taken apart."""
+
+    epoch: int
+    seq: int
+    body: bytes
+
+
+class Start(NamedTuple):
+    """Where a client wants to begin in a topic that is new to it.
+
+    Attributes:
+        snapshot: With the current value, where nothing is resumed.
+        since: After the last position it has; None where it has nothing.
+        last: With so many of the newest entries.
+    """
+
+    snapshot: bool = True
+    since: int | None = None
+    last: int = 0
+
+
+def _first_explained(seq: int, body: bytes) -> int:
+    """Return the first position that the entry ``seq`` stands for.
+
+    That is its own, but a restart's entry names unused positions up to it.
+    """
+    if body.startswith(_GAP):
+        try:
+            gap = _decode_gap(body)
+        except ValueError:
+            return seq
+        if gap.cause == "publisher_restart" and gap.from_ is not None and gap.to == seq - 1:
+            return min(seq, gap.from_)
+    return seq
 
 
 class Phase(Enum):
@@ -54,7 +93,10 @@ class Audience:
 
 
 class TopicState:
-    """Position, newest value and (of a book) window of one topic.
+    """Position, newest value, recent entries and (of a book) window of one topic.
+
+    Args:
+        keep: Entries that the ring keeps.
 
     Attributes:
         epoch, seq: Of the last entry applied; 0 where nothing was ever published.
@@ -64,6 +106,7 @@ class TopicState:
         made_here: Of a status topic: what this server itself has found out since the newest value
             (a silent publisher or bus); None where the newest value holds.
         audiences: Who wants it, one an encoding in use.
+        ring: Recent entries, up to ``seq``.
     """
 
     __slots__ = (
@@ -80,14 +123,16 @@ class TopicState:
         "newest",
         "newest_seq",
         "phase",
+        "ring",
         "seq",
         "topic",
         "valid",
         "window",
     )
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, keep: int = 100) -> None:
         self.name = name
+        self.ring = Ring(keep)
         self.topic = parse_topic(name)
         self.kind = self.topic.kind
         self.is_state = self.topic.is_state
@@ -126,21 +171,20 @@ class TopicState:
             return True
         if epoch == self.epoch:
             return seq == self.seq + 1
-        if not body.startswith(_GAP):
-            return False
-        try:
-            gap = _decode_gap(body)
-        except ValueError:
-            return False
-        return gap.cause == "publisher_restart" and gap.from_ == self.seq + 1 and gap.to == seq - 1
+        return self.seq + 1 == _first_explained(seq, body) < seq
 
     def advance(self, epoch: int, seq: int, body: bytes) -> bool:
         """Take the entry that follows; return whether it is a value (not a gap).
 
         A book entry that cannot be read makes the window invalid and is passed on as it is.
         """
+        if not ((seq == self.seq + 1 and epoch == self.epoch) or self.connects(epoch, seq, body)):
+            self.ring.restart(seq - 1)
+        elif self.seq == 0:
+            self.ring.restart(_first_explained(seq, body) - 1)
         self.epoch = epoch
         self.seq = seq
+        self.ring.append(seq, body)
         if self.window is not None:
             self._advance_window(self.window, body)
         if body.startswith(_GAP):
@@ -175,6 +219,35 @@ class TopicState:
         self.window.replace(entry.bids, entry.asks)
         self.epoch, self.seq, self.newest, self.valid = epoch, seq, checkpoint, True
         self.newest_seq = seq
+        self.ring.restart(seq)
+
+    def deepen(self, entries: Sequence[Entry]) -> None:
+        """Take what the stream holds into the ring, as far back as nothing is missing in it."""
+        ring = self.ring
+        older = [entry for entry in entries if entry.seq <= ring.floor]
+        first = next(ring.after(ring.floor), None)
+        # What the oldest in hand follows upon; a restart's entry reaches over unused positions.
+        wanted = ring.floor if first is None else _first_explained(*first) - 1
+        at = len(older)
+        for entry in reversed(older):
+            if entry.seq != wanted:
+                break
+            at -= 1
+            wanted = _first_explained(entry.seq, entry.body) - 1
+        ring.deepen([(entry.seq, entry.body) for entry in older[at:]], wanted)
+
+    def resumes(self, since: int) -> bool:
+        """Whether whoever has ``since`` can be given everything after it; 0: all that is kept."""
+        return since == 0 or self.ring.covers(since)
+
+    def reaches(self, start: Start) -> bool:
+        """Whether the stream need not be read for a client that begins so."""
+        ring = self.ring
+        if ring.is_whole or self.seq == 0:
+            return True
+        if start.since is not None:
+            return start.since > 0 and (start.since > self.seq or ring.covers(start.since))
+        return len(ring) >= start.last
 
     def newest_body(self, encoding: Encoding) -> bytes:
         """Return the newest value in ``encoding``, converted at most once; there must be one."""

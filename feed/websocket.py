@@ -14,10 +14,11 @@ from feed import session as s
 from feed.encoding import Encoding
 from feed.errors import CloseCode
 from feed.gateway import Gateway
-from feed.outbox import Outbox, Snapshot
+from feed.outbox import Outbox
+from feed.owed import Replay, Snapshot, Sync
 from feed.relay import now_us
 from feed.session import Action, Delivery, Session
-from feed.topic_state import TopicState
+from feed.topic_state import Start, TopicState
 
 log = logging.getLogger("feed.websocket")
 
@@ -65,8 +66,8 @@ class Connection:
         "_pinged_at",
         "_socket",
         "_states",
+        "_syncs",
         "_task",
-        "_unsynced",
         "_waiting",
         "is_open",
         "outbox",
@@ -86,8 +87,8 @@ class Connection:
         )
         self._states: dict[str, TopicState] = {}
         self._pending: set[TopicState] = set()
-        # Commands whose topics are not all filled: those topics, and the `synced` that follows.
-        self._unsynced: list[tuple[set[TopicState], bytes]] = []
+        # Of topics that wait for the bus: the command whose `synced` waits for them.
+        self._syncs: dict[TopicState, Sync] = {}
         # While a command waits for the bus: the task, what it joins, and what came meanwhile.
         self._task: asyncio.Task[None] | None = None
         self._joining: dict[str, TopicState] = {}
@@ -139,7 +140,7 @@ class Connection:
         self._states.clear()
         self._release(self._joining)
         self._waiting.clear()
-        self._unsynced.clear()
+        self._syncs.clear()
 
     def fail(self) -> None:
         """End the connection at once; there is no more to be said."""
@@ -262,29 +263,37 @@ class Connection:
         now_s = asyncio.get_running_loop().time()
         return self.session.receive(data, is_right_type, now_us(), now_s)
 
-    def open(self, query: Mapping[str, str]) -> None:
-        """Carry out what the URL asks for."""
-        self._carry_out(self.session.open(query))
+    def open(self, query: Mapping[str, str], event_id: str = "") -> None:
+        """Carry out what the URL asks for, from the event on that the client had last."""
+        self._carry_out(self.session.open(query, event_id))
 
     def _carry_out(self, actions: list[Action]) -> None:
         """Act at once where nothing has to be waited for, else in a task of its own."""
         for i, action in enumerate(actions):
             if not self.is_open:
                 return
-            joined = self._joined(action)
-            if all(map(self._gateway.relay.is_live, joined.values())):
+            starts = _starts(action)
+            joined = {name: self._gateway.relay.state(name) for name in starts}
+            unready = {
+                joined[name]: start
+                for name, start in starts.items()
+                if not self._gateway.relay.is_ready(joined[name], start)
+            }
+            if not unready:
                 self._finish(action, joined)
             else:
                 self._joining = joined
                 self._task = asyncio.get_running_loop().create_task(
-                    self._wait(action, actions[i + 1 :])
+                    self._wait(unready, action, actions[i + 1 :])
                 )
                 self._task.add_done_callback(_log_failure)
                 return
 
-    async def _wait(self, action: Action, rest: list[Action]) -> None:
+    async def _wait(
+        self, unready: dict[TopicState, Start], action: Action, rest: list[Action]
+    ) -> None:
         """Wait for the bus on behalf of one command; what comes meanwhile is answered after it."""
-        await self._gateway.relay.filled(self._joining.values(), _FILL_S)
+        await self._gateway.relay.ready(unready, _FILL_S)
         joined, self._joining = self._joining, {}
         self._task = None
         waiting, self._waiting = self._waiting, []
@@ -292,17 +301,6 @@ class Connection:
         self._carry_out(rest)
         for command in waiting:
             command()
-
-    def _joined(self, action: Action) -> dict[str, TopicState]:
-        """Return the states that an action needs, each counted as wanted once more."""
-        match action:
-            case s.Subscribed():
-                names = [move.topic for move in action.moves if isinstance(move, s.Join)]
-            case s.Snapshots():
-                names = action.topics
-            case _:
-                return {}
-        return {name: self._gateway.relay.state(name) for name in dict.fromkeys(names)}
 
     def _release(self, joined: dict[str, TopicState]) -> None:
         for state in joined.values():
@@ -334,10 +332,11 @@ class Connection:
 
     def _subscribed(self, action: s.Subscribed, joined: dict[str, TopicState]) -> None:
         states = self._states | joined
+        resumes = self._resumes(action.moves, joined)
 
-        def lookup(name: str) -> tuple[int, str | None]:
+        def lookup(name: str) -> s.Known:
             state = states[name]
-            return state.seq, state.health
+            return s.Known(state.seq, resumes.get(name), state.health)
 
         for answer in s.answer(action, lookup):
             self.say(answer.json)
@@ -346,13 +345,25 @@ class Connection:
         if not self.is_open:  # it does not read its answers
             self._release(joined)
             return
-        unfilled = {state for state in joined.values() if not self._gateway.relay.is_live(state)}
-        synced = self._frame(s.synced(action.id).json)
-        if unfilled:
-            self._unsynced.append((unfilled, synced))
-        self._move(action.moves, joined)
-        if not unfilled:
-            self.outbox.owe(synced)
+        sync = Sync(self._frame(s.synced(action.id).json), len(joined) + 1)
+        self._move(action.moves, joined, resumes, sync)
+        self._through(sync)
+
+    def _resumes(self, moves: list[s.Move], joined: dict[str, TopicState]) -> dict[str, bool]:
+        """Return whether each topic that a client comes back to can be resumed."""
+        relay = self._gateway.relay
+        resumes = {}
+        for move in moves:
+            if isinstance(move, s.Join) and move.start.since is not None:
+                if not move.delivery.latest:
+                    state = joined[move.topic]
+                    resumes[move.topic] = relay.is_live(state) and state.resumes(move.start.since)
+        return resumes
+
+    def _through(self, sync: Sync | None) -> None:
+        """Count a topic that is owed nothing, and say ``synced`` where it was the last."""
+        if sync is not None and (synced := sync.done()):
+            self.outbox.say(synced)
 
     def _frame(self, json: bytes) -> bytes:
         encoding = self.outbox.encoding
@@ -360,44 +371,80 @@ class Connection:
 
     # Topics.
 
-    def _move(self, moves: list[s.Move], joined: dict[str, TopicState] | None = None) -> None:
+    def _move(
+        self,
+        moves: list[s.Move],
+        joined: dict[str, TopicState] | None = None,
+        resumes: Mapping[str, bool] | None = None,
+        sync: Sync | None = None,
+    ) -> None:
+        """Carry out what a command changes.
+
+        Args:
+            joined: States of the topics to join, counted as wanted already.
+            resumes: What the client was told of topics it comes back to.
+            sync: Counts the joins.
+        """
         relay = self._gateway.relay
         for move in moves:
             match move:
-                case s.Join(topic, _, snapshot):
+                case s.Join(topic, delivery, start):
                     state = relay.state(topic) if joined is None else joined.pop(topic)
-                    self._join(state, snapshot)
+                    is_told = (resumes or {}).get(topic)
+                    self._join(state, delivery, start, is_told, sync)
                 case s.Change(topic, delivery):
                     self._change(self._states[topic], delivery)
                 case s.Leave(topic):
                     state = self._states.pop(topic)
                     self._give_back(state)
-                    self._filled(state)
+                    self._through(self._syncs.pop(state, None))
 
-    def _join(self, state: TopicState, snapshot: bool) -> None:
-        """Deliver a topic from when it is filled; its snapshot first, where it has one."""
+    def _join(
+        self,
+        state: TopicState,
+        delivery: Delivery,
+        start: Start,
+        resumes: bool | None,
+        sync: Sync | None,
+    ) -> None:
+        """Deliver a topic from when it is filled; what comes before its live entries first."""
         self._states[state.name] = state
         self._pending.add(state)
-        wants_snapshot = snapshot and (state.is_state or state.kind == "book")
-        then = partial(self._start, state, wants_snapshot)
-        self._gateway.relay.when_live(state, self, then)
+        if sync is not None:
+            self._syncs[state] = sync
+        then = partial(self._start, state, delivery.latest, start, resumes)
+        self._gateway.relay.when_ready(state, start, self, then)
 
-    def _start(self, state: TopicState, wants_snapshot: bool) -> None:
-        """The topic is filled."""
+    def _start(self, state: TopicState, latest: bool, start: Start, resumes: bool | None) -> None:
+        """The topic is filled, and its ring reaches as far back as it can."""
+        sync = self._syncs.pop(state, None)
+        attach = partial(self._attach, state)
+        has_snapshot = state.is_state or state.kind == "book"
         if state.kind == "status" and state.newest is None and state.made_here is None:
-            wants_snapshot = False  # nothing was ever said of it: no news is no snapshot
-        if wants_snapshot:
-            self.outbox.owe(Snapshot(state, partial(self._attach, state)))
+            has_snapshot = False  # nothing was ever said of it: no news is no snapshot
+        since = start.since
+        if since is not None and not latest:
+            if resumes is None:
+                resumes = state.resumes(since)
+            if resumes:
+                self.outbox.owe(Replay(state, since or state.ring.floor, attach, sync))
+                return
+            if since == state.seq:  # told that it cannot be proven, and yet nothing is missing
+                since = None
+        is_had = since is not None and state.newest_seq <= since <= state.seq
+        if latest and is_had:
+            self._attach(state)
+            self._through(sync)
+        elif has_snapshot and (start.snapshot or since is not None):
+            lost_from = since + 1 if since is not None and not latest else None
+            self.outbox.owe(Snapshot(state, attach, lost_from, "resume_too_old", sync))
+        elif since is not None:
+            self.outbox.owe(Replay(state, since, attach, sync, is_too_old=True))
+        elif start.last:
+            self.outbox.owe(Replay(state, state.ring.before_newest(start.last), attach, sync))
         else:
             self._attach(state)
-        self._filled(state)
-
-    def _filled(self, state: TopicState) -> None:
-        """Say ``synced`` for the commands that waited for this topic and for no other."""
-        for unfilled, _ in self._unsynced:
-            unfilled.discard(state)
-        while self._unsynced and not self._unsynced[0][0]:
-            self.outbox.owe(self._unsynced.pop(0)[1])
+            self._through(sync)
 
     def _attach(self, state: TopicState) -> None:
         delivery = self.session.delivery(state.name)
@@ -420,6 +467,16 @@ class Connection:
         self._gateway.hub.detach(self.outbox, state)
         self._gateway.relay.never_mind(state, self)
         self._gateway.relay.release(state)
+
+
+def _starts(action: Action) -> dict[str, Start]:
+    """Return the topics that an action needs, and how far back."""
+    match action:
+        case s.Subscribed():
+            return {move.topic: move.start for move in action.moves if isinstance(move, s.Join)}
+        case s.Snapshots():
+            return dict.fromkeys(action.topics, Start())
+    return {}
 
 
 def _log_failure(task: asyncio.Task[None]) -> None:

@@ -72,7 +72,7 @@ class Ledger:
             assert not at or first == at + 1, (one, at)
             self.at[topic] = last
             self.lost[topic] = self.lost.get(topic, 0) + last - first + 1
-            if topic.startswith("book.") and one["cause"] == "slow_consumer":
+            if topic.startswith("book.") and one["cause"] in ("slow_consumer", "resume_too_old"):
                 self._owed_snapshot[topic] = last
             return
         if one["seq"] is None:

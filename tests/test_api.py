@@ -13,6 +13,7 @@ from feed.bus.memory import MemoryBroker, MemoryBus
 from feed.config import Settings
 from tests.web import Publisher, Web, catalogue, running, until
 
+TRADE = "trade.kraken.BTC-USD"
 QUOTE, BOOK = "quote.kraken.BTC-USD", "book.kraken.BTC-USD"
 
 
@@ -75,6 +76,10 @@ async def test_topics_are_found_by_pattern(web: Web) -> None:
         "/v1/instruments?limit=-1",
         "/v1/snapshot",
         "/v1/snapshot?topics=",
+        f"/v1/history/{TRADE}?limit=0",
+        f"/v1/history/{TRADE}?after=x",
+        "/v1/history/trade.kraken.*",
+        "/v1/history/nonsense",
     ],
 )
 async def test_a_bad_query_is_an_error_with_a_code(web: Web, path: str) -> None:
@@ -91,6 +96,48 @@ async def test_instruments_are_searched_and_paged(web: Web) -> None:
     assert [row["native"] for row in body["instruments"]] == ["S0USD", "S1USD", "S2USD"]
     _, body = await web.get(f"/v1/instruments?exchange=sim&limit=3&cursor={body['cursor']}")
     assert len(body["instruments"]) == 2 and body["cursor"] is None
+
+
+async def test_history_is_paged_forwards_without_a_hole_or_a_repeat(web: Web) -> None:
+    publisher = web.publisher
+    await publisher.publish(*(publisher.trade() for _ in range(25)))
+    path, found, after = f"/v1/history/{TRADE}?limit=10", [], 0
+    while True:
+        status, body = await web.get(f"{path}&after={after}")
+        assert status == 200 and body["topic"] == TRADE
+        found += body["entries"]
+        if body["next"] is None:
+            break
+        assert len(body["entries"]) == 10
+        after = body["next"]["after"]
+    assert found == publisher.sent[TRADE]
+
+
+async def test_history_without_a_start_is_the_newest_and_pages_backwards(web: Web) -> None:
+    publisher = web.publisher
+    await publisher.publish(*(publisher.trade() for _ in range(25)))
+    _, body = await web.get(f"/v1/history/{TRADE}?limit=10")
+    found = body["entries"]
+    while body["next"]:
+        _, body = await web.get(f"/v1/history/{TRADE}?limit=10&before={body['next']['before']}")
+        found = body["entries"] + found
+    assert found == publisher.sent[TRADE]
+    seqs = [one["seq"] for one in found]
+    _, body = await web.get(f"/v1/history/{TRADE}?after={seqs[2]}&before={seqs[6]}")
+    assert [one["seq"] for one in body["entries"]] == seqs[3:6] and body["next"] is None
+
+
+async def test_history_of_what_nobody_carries_is_not_found(web: Web) -> None:
+    status, body = await web.get("/v1/history/trade.kraken.NO-NO")
+    assert status == 404 and body["error"]["code"] == "unknown_topic"
+    status, body = await web.get("/v1/history/quote.kraken.BTC-USD")
+    assert (status, body["entries"], body["next"]) == (200, [], None)
+
+
+async def test_history_while_the_bus_is_away_is_unavailable(web: Web) -> None:
+    await web.bus.close()
+    status, body = await web.get(f"/v1/history/{TRADE}")
+    assert status == 503 and body["error"]["code"] == "bus_lost"
 
 
 async def test_current_values_are_a_request_away(web: Web) -> None:

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from feed.encoding import JSON, MSGPACK, Encoding, unframe
 from feed.hub import Hub
-from feed.outbox import Outbox, Snapshot
+from feed.outbox import Outbox
+from feed.owed import Snapshot
 from feed.throttle import RATES, lowered
 from feed.topic_state import TopicState
 from tests.ledger import Ledger, objects

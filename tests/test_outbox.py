@@ -16,14 +16,17 @@ from hypothesis.stateful import (
 
 from feed import encoding as encoding_module
 from feed import outbox as outbox_module
+from feed import piece as piece_module
 from feed.backlog import Backlog, Item
 from feed.encoding import JSON, MSGPACK, Encoding, unframe
-from feed.outbox import Outbox, Snapshot, gap_json
+from feed.outbox import Outbox
+from feed.owed import Replay, Snapshot, Sync, gap_json
 from feed.topic_state import TopicState
 from tests.ledger import Ledger, objects
 
 PIECE = 900
 LIMIT = 2_000
+RING = 24
 ALL = ("trade.a.X", "trade.a.Y", "quote.a.Z", "book.a.B")
 LATEST = ("quote.a.X", "ticker.a.X")
 
@@ -52,7 +55,7 @@ class Rig:
         self.ledger = Ledger()
         self.outbox = Outbox(encoding, limit, self._report, lambda data: None)
         self.outbox.batch = batch
-        self.states = {name: TopicState(name) for name in (*ALL, *LATEST)}
+        self.states = {name: TopicState(name, RING) for name in (*ALL, *LATEST)}
         self.attached = set(self.states)
         self.now = 1_000_000
         for state in self.states.values():
@@ -71,13 +74,15 @@ class Rig:
         else:
             state.advance(1, 1, body_of(state.name, 1))
 
-    def publish(self, name: str, pad: int = 0, body: bytes | None = None, jump: int = 1) -> None:
-        """Publish as the hub does."""
+    def publish(
+        self, name: str, pad: int = 0, body: bytes | None = None, jump: int = 1, epoch: int = 0
+    ) -> None:
+        """Publish as the hub does; ``epoch`` is of a publisher that takes over."""
         state = self.states[name]
         first, seq = state.seq + 1, state.seq + jump
         body = body or body_of(name, seq, pad)
         self.now += 1
-        is_value = state.advance(1, seq, body)
+        is_value = state.advance(epoch or state.epoch, seq, body)
         encoding = self.outbox.encoding
         encoded = encoding.body(body)
         lost = 1 if is_value else None
@@ -119,6 +124,7 @@ class Rig:
 def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(outbox_module, "PIECE_BYTES", PIECE)
     monkeypatch.setattr(encoding_module, "PIECE_BYTES", PIECE)
+    monkeypatch.setattr(piece_module, "PIECE_BYTES", PIECE)
 
 
 class OutboxMachine(RuleBasedStateMachine):
@@ -131,6 +137,8 @@ class OutboxMachine(RuleBasedStateMachine):
         self.sent_blobs: list[int] = []
         self.asked = 0
         self.forgotten: dict[str, int] = {}
+        self.left_at: dict[str, int] = {}
+        self.resumes = 0
 
     @initialize(encoding=st.sampled_from([JSON, MSGPACK]), batch=st.booleans())
     def start(self, encoding: Encoding, batch: bool) -> None:
@@ -164,7 +172,7 @@ class OutboxMachine(RuleBasedStateMachine):
         text = b'{"type":"gap","topic":"%s","seq":%d,"ts":null,"recv":1,"pub":1,'
         text += b'"cause":"publisher_restart","lost":null,"from":%d,"to":%d}'
         gap = text % (name.encode(), seq + jump, seq + 1, seq + jump - 1)
-        self.rig.publish(name, body=gap, jump=jump)
+        self.rig.publish(name, body=gap, jump=jump, epoch=self.rig.states[name].epoch + 1)
 
     @rule(name=st.sampled_from(["trade.a.X", "quote.a.Z"]), width=st.integers(1, 5))
     def lose_on_the_bus(self, name: str, width: int) -> None:
@@ -175,6 +183,7 @@ class OutboxMachine(RuleBasedStateMachine):
         encoding = self.outbox.encoding
         body = encoding.body(gap_json(name, "bus_loss", first, last, None))
         state.seq = last
+        state.ring.restart(last)
         self.outbox.push(Item(state, first, last, None, body, encoding.frame(body), self.rig.now))
 
     @rule()
@@ -229,7 +238,9 @@ class OutboxMachine(RuleBasedStateMachine):
     def leave(self, name: str) -> None:
         self.rig.attached.discard(name)
         self.outbox.forget(self.rig.states[name])
-        self.rig.ledger.at.pop(name, None)
+        at = self.rig.ledger.at.pop(name, None)
+        if at:
+            self.left_at[name] = at
         self.rig.ledger.latest.pop(name, None)
         self.rig.ledger._owed_snapshot.pop(name, None)
         self.forgotten[name] = len(self.rig.ledger.seen)
@@ -239,6 +250,7 @@ class OutboxMachine(RuleBasedStateMachine):
     def join_again(self, data: Any, snapshot: bool) -> None:
         name = data.draw(st.sampled_from(sorted(self.forgotten)))
         del self.forgotten[name]
+        self.left_at.pop(name, None)
         state = self.rig.states[name]
 
         def attach() -> None:
@@ -252,6 +264,30 @@ class OutboxMachine(RuleBasedStateMachine):
             self.outbox.owe(Snapshot(state, attach))
         else:
             attach()
+
+    @precondition(lambda self: self.left_at)
+    @rule(data=st.data(), is_forgetful=st.booleans())
+    def come_back(self, data: Any, is_forgetful: bool) -> None:
+        """Resume, or replay all that is kept."""
+        name = data.draw(st.sampled_from(sorted(self.left_at)))
+        del self.forgotten[name]
+        since = self.left_at.pop(name)
+        state = self.rig.states[name]
+        if is_forgetful:
+            since = 0
+        self.rig.ledger.at[name] = since or state.ring.floor
+        self.resumes += 1
+        sync = Sync(self._frame(b'{"type":"synced","id":%d}' % -self.resumes), 1)
+
+        def attach() -> None:
+            self.rig.attached.add(name)
+
+        if state.resumes(since):
+            self.outbox.owe(Replay(state, since or state.ring.floor, attach, sync))
+        elif name.startswith("trade."):
+            self.outbox.owe(Replay(state, since, attach, sync, is_too_old=True))
+        else:
+            self.outbox.owe(Snapshot(state, attach, since + 1, "resume_too_old", sync))
 
     @rule(name=st.sampled_from(LATEST))
     def pull(self, name: str) -> None:
@@ -296,7 +332,8 @@ class OutboxMachine(RuleBasedStateMachine):
         blobs = [one["n"] for one in ledger.seen if one["type"] == "blob"]
         assert blobs == sorted(set(blobs)) and set(self.sent_blobs) <= set(blobs)
         synced = [one["id"] for one in ledger.seen if one["type"] == "synced"]
-        assert synced == list(range(1, self.asked + 1))
+        assert [id for id in synced if id > 0] == list(range(1, self.asked + 1))
+        assert sorted(-id for id in synced if id < 0) == list(range(1, self.resumes + 1))
         assert self.outbox.size == 0 and not backlog(self.outbox).slots
 
 
@@ -305,6 +342,8 @@ def small_pieces_for_machines() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(outbox_module, "PIECE_BYTES", PIECE)
         patch.setattr(encoding_module, "PIECE_BYTES", PIECE)
+        patch.setattr(piece_module, "PIECE_BYTES", PIECE)
+        patch.setattr(outbox_module, "_SHARE_BYTES", PIECE // 4)
         yield
 
 

@@ -13,10 +13,11 @@ from feed.encoding import JSON, MSGPACK
 from feed.errors import BusError
 from feed.hub import Hub
 from feed.models import Gap
-from feed.outbox import Outbox, Snapshot
+from feed.outbox import Outbox
+from feed.owed import Snapshot
 from feed.relay import Relay
 from feed.sequencer import Sequencer
-from feed.topic_state import Phase, TopicState
+from feed.topic_state import Phase, Start, TopicState
 from tests.ledger import Ledger, objects
 from tests.web import Publisher, until
 
@@ -84,7 +85,7 @@ class Rig:
         state = self.relay.state(topic)
         for outbox, ledger in zip(self.outboxes, self.ledgers, strict=True):
             ledger.at[topic] = None
-            self.relay.when_live(state, outbox, self._owe(outbox, state))
+            self.relay.when_ready(state, Start(), outbox, self._owe(outbox, state))
         if wait:
             await until(lambda: state.phase is not Phase.FILLING)
             self.flush()

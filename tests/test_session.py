@@ -12,6 +12,7 @@ from feed.encoding import JSON, MSGPACK, Encoding
 from feed.errors import CloseCode
 from feed.index import Index
 from feed.session import Delivery, Session
+from feed.topic_state import Start
 from feed.topics import parse_topic
 from tests.web import catalogue
 
@@ -37,7 +38,7 @@ class Talk:
         self.session = Session(self.index, encoding, max_topics, 20, 0.0)
         self.encoding = encoding
         self.deliveries: dict[str, Delivery] = {}
-        self.snapshots: dict[str, bool] = {}
+        self.starts: dict[str, Start] = {}
         self.clock = 0.0
 
     def raw(self, data: bytes, is_right_type: bool = True) -> list[s.Action]:
@@ -55,10 +56,10 @@ class Talk:
         """Carry moves out; each must fit what is delivered so far."""
         for move in moves:
             match move:
-                case s.Join(topic, delivery, snapshot):
+                case s.Join(topic, delivery, start):
                     assert topic not in self.deliveries
                     self.deliveries[topic] = delivery
-                    self.snapshots[topic] = snapshot
+                    self.starts[topic] = start
                 case s.Change(topic, delivery):
                     assert self.deliveries[topic] != delivery
                     self.deliveries[topic] = delivery
@@ -73,7 +74,7 @@ class Talk:
                 case s.Answer(text) | s.Unsubscribed(_, s.Answer(text)):
                     said.append(json.loads(text))
                 case s.Subscribed():
-                    for answer in s.answer(action, lambda name: (5, "live")):
+                    for answer in s.answer(action, lambda name: s.Known(5, None, "live")):
                         said.append(json.loads(answer.json))
                     said.extend(json.loads(error.json) for error in action.errors)
                 case s.Snapshots(_, _, errors):
@@ -262,12 +263,80 @@ def test_a_status_asked_for_by_name_outlives_the_implied_one() -> None:
     assert talk.deliveries[status] == LATEST
 
 
-@pytest.mark.parametrize("name", ["since", "last"])
-def test_what_is_not_offered_yet_is_refused_by_name(name: str) -> None:
+def test_each_new_topic_starts_where_the_client_left_off() -> None:
     talk = Talk()
-    (error,) = talk.subscribe(QUOTE, **{name: 5})
-    assert error["code"] == "bad_option" and name in error["message"]
+    talk.subscribe(TRADE, "quote.*.*", since={TRADE: 7, QUOTE: 0}, last=3, snapshot=False)
+    assert talk.starts[TRADE] == Start(False, 7, 3)
+    assert talk.starts[QUOTE] == Start(False, 0)
+    assert talk.starts[f"quote.kraken.{BTC}"] == Start(False)
+
+
+def test_last_is_of_trades_and_liquidations_alone() -> None:
+    talk = Talk()
+    talk.subscribe(TRADE, QUOTE, f"book.kraken.{BTC}", last=1_000)
+    assert [talk.starts[name].last for name in (TRADE, QUOTE)] == [1_000, 0]
+    assert talk.starts[f"book.kraken.{BTC}"].last == 0
+
+
+def test_a_topic_that_is_delivered_already_does_not_start_again() -> None:
+    talk = Talk()
+    talk.subscribe(TRADE)
+    talk.starts.clear()
+    (result,) = talk.subscribe(TRADE, since={TRADE: 7})
+    assert talk.starts == {} and "recovered" not in result
+
+
+def test_a_topic_that_nobody_lists_yet_starts_where_the_client_left_off_once_it_is() -> None:
+    talk = Talk()
+    new, other = f"trade.bybit.{BTC}", f"trade.bybit.{ETH}"
+    (result,) = talk.subscribe("trade.*.*", since={new: 7})
+    assert result["matches"] == 4
+    talk.index.update(catalogue("bybit", (BTC, ETH)))
+    moves, _ = talk.session.listed([new, other])
+    talk.move(moves)
+    assert talk.starts[new].since == 7 and talk.starts[other].since is None
+
+
+def test_whether_a_topic_was_recovered_is_told_where_it_was_asked() -> None:
+    (subscribed,) = Talk().say(op="subscribe", topics=[TRADE, "quote.*.*"], status=False)
+    assert isinstance(subscribed, s.Subscribed)
+    known = {TRADE: s.Known(9, True, "live"), QUOTE: s.Known(5, False, None)}
+    (answer,) = s.answer(subscribed, lambda name: known.get(name, s.Known(5, None, None)))
+    exact, pattern = json.loads(answer.json)["results"]
+    assert exact["recovered"] is True and exact["seq"] == 9
+    assert [QUOTE, 5, False] in pattern["topics"]
+    assert [f"quote.kraken.{BTC}", 5, None] in pattern["topics"]
+
+
+@pytest.mark.parametrize(
+    ("options", "word"),
+    [
+        ({"since": {TRADE: -1}}, "0"),
+        ({"since": {TRADE: "7"}}, "int"),
+        ({"since": {TRADE: 1.5}}, "int"),
+        ({"since": {QUOTE: 7}}, QUOTE),
+        ({"since": {"trade.*.*": 7}}, "trade.*.*"),
+        ({"since": {"nonsense": 7}}, "nonsense"),
+        ({"since": [TRADE]}, "object"),
+        ({"last": -1}, "0"),
+        ({"last": 1_001}, "1000"),
+    ],
+    ids=str,
+)
+def test_a_bad_since_or_last_is_refused_and_nothing_changes(
+    options: dict[str, Any], word: str
+) -> None:
+    talk = Talk()
+    (error,) = talk.subscribe(TRADE, **options)
+    assert error["code"] == "bad_option" and word in error["message"], error
     assert talk.deliveries == {}
+
+
+def test_more_positions_than_topics_allowed_are_refused() -> None:
+    talk = Talk(max_topics=2)
+    since = {f"trade.x.S{n}": 1 for n in range(3)}
+    (error,) = talk.subscribe("trade.*.*", since=since)
+    assert error["code"] == "limit"
 
 
 @pytest.mark.parametrize(
@@ -340,7 +409,7 @@ def test_whole_numbers_are_written_as_such() -> None:
     talk = Talk()
     (text,) = [a for a in talk.say(op="subscribe", topics=[QUOTE], max_hz=4)]
     assert isinstance(text, s.Subscribed)
-    (answer,) = s.answer(text, lambda name: (5, None))
+    (answer,) = s.answer(text, lambda name: s.Known(5, None, None))
     assert b'"max_hz":4,' in answer.json
 
 
@@ -389,8 +458,8 @@ def test_what_a_url_asks_for_is_carried_out() -> None:
     batch, subscribed = session.open({**query, "snapshot": "0"})
     assert batch == s.Batch(True) and isinstance(subscribed, s.Subscribed)
     assert subscribed.moves == [
-        s.Join(QUOTE, Delivery(True, 4.0), False),
-        s.Join(TRADE, ALL, False),
+        s.Join(QUOTE, Delivery(True, 4.0), Start(snapshot=False)),
+        s.Join(TRADE, ALL, Start(snapshot=False)),
     ]
     assert Session(an_index(), JSON, 10, 20, 0.0).open({}) == []
 

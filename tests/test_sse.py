@@ -26,9 +26,12 @@ class Stream:
         self._text = b""
 
     @classmethod
-    async def open(cls, web: Web, query: str) -> tuple[int, dict[str, str], Stream]:
+    async def open(
+        cls, web: Web, query: str, event_id: str | None = None
+    ) -> tuple[int, dict[str, str], Stream]:
         reader, writer = await asyncio.open_connection("127.0.0.1", web.port, limit=1 << 16)
-        writer.write(f"GET /v1/stream?{query} HTTP/1.1\r\nhost: x\r\n\r\n".encode())
+        again = f"last-event-id: {event_id}\r\n" if event_id is not None else ""
+        writer.write(f"GET /v1/stream?{query} HTTP/1.1\r\nhost: x\r\n{again}\r\n".encode())
         head = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
         headers = dict(line.lower().split(": ", 1) for line in head[1:] if line)
         return int(head[0].split()[1]), headers, cls(reader, writer)
@@ -102,6 +105,54 @@ async def test_several_topics_are_numbered_by_their_heartbeats(web: Web) -> None
     assert [one for one in stream.ids[:-1] if one] == []
     await stream.close()
     await until(lambda: not web.gateway.clients)
+
+
+async def test_a_stream_that_comes_back_goes_on_after_its_last_event(web: Web) -> None:
+    publisher = web.publisher
+    await publisher.publish(*[publisher.trade() for _ in range(4)])
+    _, _, first = await Stream.open(web, f"topics={TRADE}&status=0&last=2")
+    first.ledger.at[TRADE] = None
+    await first.type("synced")
+    last = first.ids[-2]
+    assert last == f"{TRADE}@{publisher.sent[TRADE][-1]['seq']}"
+    await first.close()
+    await publisher.publish(*[publisher.trade() for _ in range(3)])
+    _, _, stream = await Stream.open(web, f"topics={TRADE}&status=0", last)
+    stream.ledger.at[TRADE] = publisher.sent[TRADE][3]["seq"]
+    answer = await stream.type("subscribed")
+    assert answer["results"][0]["recovered"] is True
+    await stream.type("synced")
+    assert stream.ledger.of(TRADE) == publisher.sent[TRADE][4:]
+    await stream.close()
+
+
+async def test_several_topics_go_on_after_their_last_heartbeat(web: Web) -> None:
+    publisher = web.publisher
+    await publisher.publish(publisher.quote(), publisher.trade())
+    _, _, first = await Stream.open(web, f"topics={TRADE},{QUOTE}&status=0")
+    first.ledger.at[TRADE], first.ledger.latest[QUOTE] = None, 0
+    await first.type("heartbeat")
+    where = first.ids[-1]
+    assert where is not None
+    await first.close()
+    await publisher.publish(*[publisher.trade() for _ in range(3)])
+    _, _, stream = await Stream.open(web, f"topics={TRADE},{QUOTE}&status=0", where)
+    stream.ledger.at[TRADE], stream.ledger.latest[QUOTE] = publisher.sent[TRADE][0]["seq"], 0
+    await stream.type("synced")
+    assert stream.ledger.of(TRADE) == publisher.sent[TRADE][1:]
+    assert stream.ledger.of(QUOTE) == [], "it has the newest quote already"
+    await stream.close()
+
+
+@pytest.mark.parametrize(
+    "event_id", ["nonsense", f"{TRADE}@x", f"{TRADE}@-1", f"{TRADE}@", f"{QUOTE}@5", "@", "a@1"]
+)
+async def test_a_last_event_id_that_is_none_of_ours_is_an_http_error(
+    web: Web, event_id: str
+) -> None:
+    status, _, stream = await Stream.open(web, f"topics={TRADE}", event_id)
+    assert status == 400
+    await stream.close()
 
 
 @pytest.mark.parametrize(
