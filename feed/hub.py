@@ -42,6 +42,10 @@ class Throttled:
 class Hub:
     """Fans entries out to outboxes.
 
+    Entries for ``all`` go out one by one. A new value for ``latest`` only marks its topic: the
+    flush hands out what is newest by then, once, however many values came since the last. So a
+    process that falls behind conflates and keeps reading, where the bus would else have to buffer.
+
     Args:
         wake: Called when the first outbox has something to flush.
         wake_beats: Called when the next beat may have come nearer.
@@ -54,6 +58,9 @@ class Hub:
         self._wake = wake
         self._wake_beats = wake_beats
         self._dirty: list[Outbox] = []
+        self._is_flushing = False
+        #: Topics with a value that ``latest`` subscribers have not been handed; when it came, µs.
+        self._changed: dict[TopicState, int] = {}
         self._groups: dict[GroupKey, Group] = {}
         self._due: list[tuple[int, int, Group]] = []
         self._ties = count()
@@ -66,7 +73,7 @@ class Hub:
         """Note that something waits in ``outbox`` (given to every Outbox)."""
         if not outbox.reported:
             outbox.reported = True
-            if not self._dirty:
+            if not (self._dirty or self._changed or self._is_flushing):
                 self._wake()
             self._dirty.append(outbox)
 
@@ -79,9 +86,11 @@ class Hub:
         is_value = state.advance(epoch, seq, body)
         lost = 1 if is_value else None
         self.entries += 1
+        is_due = False
         for audience in state.audiences.values():
-            members, latest = audience.all, audience.latest
-            if not (members or (latest and is_value)):
+            is_due = is_due or bool(audience.latest)
+            members = audience.all
+            if not members:
                 continue
             encoding = audience.encoding
             if is_value and state.is_state:
@@ -92,8 +101,30 @@ class Hub:
             item = Item(state, first, seq, lost, encoded, encoding.frame(encoded), now)
             for outbox in members:
                 outbox.push(item)
-            if is_value:
-                for outbox in latest:
+        if is_due and is_value:
+            if not (self._changed or self._dirty):
+                self._wake()
+            self._changed[state] = now
+
+    def hand_out(self) -> None:
+        """Hand ``latest`` subscribers every value that they are due."""
+        changed = self._changed
+        while changed:
+            self._hand_out(next(iter(changed)))
+
+    def _hand_out(self, state: TopicState) -> None:
+        """Hand the newest value to its ``latest`` subscribers, where they are due one."""
+        at = self._changed.pop(state, None)
+        if at is None:
+            return
+        seq = state.newest_seq
+        for audience in state.audiences.values():
+            if audience.latest:
+                self.encodes += 1
+                encoding = audience.encoding
+                body = state.newest_body(encoding)
+                item = Item(state, seq, seq, 1, body, encoding.frame(body), at)
+                for outbox in audience.latest:
                     outbox.put(state, item)
 
     def lose(self, state: TopicState, first: int, last: int, now: int) -> None:
@@ -107,6 +138,7 @@ class Hub:
 
     def announce(self, state: TopicState, body: bytes, now: int) -> None:
         """Hand out a value that this server made itself (``seq:null``); it is not kept."""
+        self._hand_out(state)
         for audience in state.audiences.values():
             encoded = audience.encoding.body(body)
             item = Item(state, 0, 0, 1, encoded, audience.encoding.frame(encoded), now)
@@ -125,6 +157,7 @@ class Hub:
 
     def attach(self, outbox: Outbox, state: TopicState, latest: bool) -> None:
         """Deliver entries of ``state`` from here on."""
+        self._hand_out(state)  # a value that came before is not the newcomer's
         audience = state.audience(outbox.encoding)
         (audience.latest if latest else audience.all)[outbox] = None
 
@@ -142,6 +175,7 @@ class Hub:
         self, outbox: Outbox, state: TopicState, latest: bool, hz: float | None, now: int
     ) -> None:
         """Deliver a state topic otherwise, in place: nothing twice, the newest value not lost."""
+        self._hand_out(state)
         given = self._unthrottle(outbox, state)
         self._drop(outbox, state)
         is_due, item = outbox.pull(state)
@@ -289,22 +323,30 @@ class Hub:
 
     def flush(self, now: int) -> bool:
         """Write one piece of every outbox that has something; whether there is more to write."""
-        dirty, self._dirty = self._dirty, []
-        more = []
-        for outbox in dirty:
-            outbox.reported = False
-            try:
-                data = outbox.take(now)
-                if data:
-                    outbox.write(data)
-            except Exception:  # the outer edge of one client's turn: the others go on
-                log.exception("a client cannot be served and is ended")
-                outbox.fail()
-                continue
-            if outbox.is_waiting and not (outbox.blocked or outbox.reported):
-                outbox.reported = True
-                more.append(outbox)
+        self._is_flushing = True
+        try:
+            self.hand_out()
+            dirty, self._dirty = self._dirty, []
+            more = [outbox for outbox in dirty if self._flush_one(outbox, now)]
+        finally:
+            self._is_flushing = False
         # What was reported while writing stands behind what was left over.
         if more:
             self._dirty = more + self._dirty
         return bool(self._dirty)
+
+    def _flush_one(self, outbox: Outbox, now: int) -> bool:
+        """Write one piece; whether it has more and nobody has reported it."""
+        outbox.reported = False
+        try:
+            data = outbox.take(now)
+            if data:
+                outbox.write(data)
+        except Exception:  # the outer edge of one client's turn: the others go on
+            log.exception("a client cannot be served and is ended")
+            outbox.fail()
+            return False
+        if outbox.is_waiting and not (outbox.blocked or outbox.reported):
+            outbox.reported = True
+            return True
+        return False

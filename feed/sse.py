@@ -119,6 +119,7 @@ class StreamConnection(Connection):
     def heartbeat(self, now: int, now_s: float) -> None:
         """Number the heartbeat where nothing waits: all that was published has been sent."""
         encoding = self.outbox.encoding
+        self._gateway.hub.hand_out()
         if encoding is _ONE or self.outbox.is_waiting:
             self.outbox.heartbeat(now)
             return

@@ -282,6 +282,43 @@ def test_an_entry_is_encoded_once_an_encoding_whatever_the_number_of_clients() -
     assert world.hub.encodes - before == 20  # nobody wants it
 
 
+def test_values_between_two_flushes_are_one_for_latest_and_cost_one_encoding() -> None:
+    world = World()
+    client = world.client()
+    world.join(client, "quote.a.X", True, None)
+    world.flush()
+    before, wakes = world.hub.encodes, world.wakes
+    for _ in range(50):
+        world.publish("quote.a.X")
+    assert world.wakes == wakes + 1, "the first of them asks for a flush"
+    assert not client.outbox.is_waiting
+    world.flush()
+    assert [seq for _, _, seq in client.taken] == [world.states["quote.a.X"].seq]
+    assert world.hub.encodes == before + 1
+
+
+def test_a_newcomer_is_not_given_again_what_its_snapshot_held() -> None:
+    world = World()
+    first, second = world.client(), world.client()
+    world.join(first, "quote.a.X", True, None)
+    world.publish("quote.a.X")
+    world.join(second, "quote.a.X", True, None)
+    world.flush()
+    assert len(first.taken) == 1 and second.taken == []
+
+
+def test_what_the_server_says_itself_is_not_replaced_by_an_older_value() -> None:
+    world = World()
+    client = world.client()
+    world.join(client, "quote.a.X", True, None)
+    world.publish("quote.a.X")
+    world.hub.announce(
+        world.states["quote.a.X"], b'{"type":"quote","topic":"quote.a.X","seq":null}', 1
+    )
+    world.flush()
+    assert client.taken[-1][2] is None
+
+
 def test_what_many_clients_are_given_are_the_same_bytes_as_published() -> None:
     world = World()
     clients = [world.client() for _ in range(2)]
