@@ -2,6 +2,9 @@
 
 One ``MemoryBroker`` is the server, each ``MemoryBus`` a connection to it, all on one event loop.
 Here retention is exact, where Redis keeps up to a node (about 100 entries) more.
+
+The broker can be broken on purpose, so that whoever lives on a bus can be tested step by step
+without a server: see ``cut``, ``hold``, ``lose``, ``refuse`` and ``empty``.
 """
 
 from __future__ import annotations
@@ -17,6 +20,8 @@ from feed.bus.base import (
     CatalogueChanged,
     Entry,
     Head,
+    LinkDown,
+    LinkUp,
     Notice,
     Retention,
     Sink,
@@ -59,6 +64,62 @@ class MemoryBroker:
         self.catalogues: dict[str, Catalogue] = {}
         self.leases: dict[str, _Lease] = {}
         self.buses: list[MemoryBus] = []
+        self.refusal: str | None = None
+
+    def cut(self, bus: MemoryBus) -> None:
+        """Take down the reading link of ``bus``: it is told ``LinkDown`` before this returns.
+
+        What is on the way is lost, and so is all that is published until ``mend``; no topic can
+        be subscribed meanwhile. Commands still work, as they have connections of their own: see
+        ``refuse``. Cut again, nothing happens.
+        """
+        if not bus._is_cut:
+            bus._is_cut = True
+            bus._inbox.clear()
+            bus._tell(LinkDown("cut on purpose"))
+
+    def mend(self, bus: MemoryBus) -> None:
+        """Make the link of ``bus`` anew, with all it had subscribed: it is told ``LinkUp``."""
+        if bus._is_cut:
+            bus._is_cut = False
+            bus._tell(LinkUp())
+
+    def hold(self, bus: MemoryBus) -> None:
+        """Let nothing reach ``bus`` until ``release``: neither entries, beats nor catalogues."""
+        bus._is_held = True
+
+    def held(self, bus: MemoryBus) -> int:
+        """Return how many entries and notices are on the way to ``bus``."""
+        return len(bus._inbox)
+
+    def release(self, bus: MemoryBus, count: int | None = None) -> None:
+        """Deliver the next ``count`` of what is held, before this returns.
+
+        Without ``count``: all of it, and hold nothing from now on.
+        """
+        if count is None:
+            bus._is_held = False
+        bus._take(len(bus._inbox) if count is None else count)
+
+    def lose(self, bus: MemoryBus, count: int) -> None:
+        """Drop the next ``count`` of what is held, and tell nobody."""
+        for _ in range(min(count, len(bus._inbox))):
+            bus._inbox.popleft()
+
+    def refuse(self, is_refusing: bool) -> None:
+        """Answer every command of every bus with ``BusError``, and do none of them; or no longer.
+
+        Links stay as they are.
+        """
+        self.refusal = "refused on purpose" if is_refusing else None
+
+    def empty(self) -> None:
+        """Forget everything, as a server without persistence does when it is started again.
+
+        To be true to one, ``cut`` every bus before and ``mend`` it after.
+        """
+        for kept in (self.streams, self.checkpoints, self.catalogues, self.leases):
+            kept.clear()
 
 
 class MemoryBus:
@@ -69,6 +130,11 @@ class MemoryBus:
         self._retention = retention
         self._sinks: dict[str, Sink] = {}
         self._watcher: Watcher | None = None
+        # What the broker has sent and the sinks and the watcher have not taken yet.
+        self._inbox: deque[Entry | Notice] = deque()
+        self._is_awaited = False
+        self._is_cut = False
+        self._is_held = False
 
     async def start(self) -> None:
         if self not in self._broker.buses:
@@ -77,6 +143,8 @@ class MemoryBus:
     async def close(self) -> None:
         self._sinks.clear()
         self._watcher = None
+        self._inbox.clear()
+        self._is_cut = self._is_held = False
         if self in self._broker.buses:
             self._broker.buses.remove(self)
 
@@ -84,10 +152,8 @@ class MemoryBus:
         self._require_started()
         refused = [entry for entry in batch if not self._append(entry)]
         # Sent even where refused, as a pipelined PUBLISH is: readers compare seqs and epochs.
-        loop = asyncio.get_running_loop()
         for bus in self._broker.buses:
-            if bus._sinks:
-                loop.call_soon(bus._deliver, tuple(batch))
+            bus._send([entry for entry in batch if entry.topic in bus._sinks])
         for entry in refused:
             settle_refusal(entry, self._head(entry.topic))
         for entry in checkpoints:
@@ -138,6 +204,8 @@ class MemoryBus:
 
     async def subscribe(self, topic: str, sink: Sink) -> None:
         self._require_started()
+        if self._is_cut:
+            raise BusError("cannot subscribe: the link is down")
         self._sinks[topic] = sink
 
     async def unsubscribe(self, topic: str) -> None:
@@ -167,6 +235,8 @@ class MemoryBus:
     def _require_started(self) -> None:
         if self not in self._broker.buses:
             raise BusError("this bus is not started, or closed")
+        if self._broker.refusal is not None:
+            raise BusError(self._broker.refusal)
 
     def _range(
         self, topic: str, after: int, before: int | None, limit: int | None, newest: bool
@@ -207,17 +277,47 @@ class MemoryBus:
         stream = self._stream(topic)
         return Head(*unpack_header(stream.entries[-1].payload)) if stream else None
 
+    def _announce(self, notice: Notice) -> None:
+        for bus in self._broker.buses:
+            bus._send((notice,))
+
+    def _send(self, messages: Sequence[Entry | Notice]) -> None:
+        """Put messages on the way to this bus; they arrive in a later turn of the loop."""
+        if messages and not self._is_cut:
+            self._inbox.extend(messages)
+            self._await_delivery()
+
+    def _await_delivery(self) -> None:
+        if not self._is_awaited:
+            self._is_awaited = True
+            asyncio.get_running_loop().call_soon(self._arrive)
+
+    def _arrive(self) -> None:
+        self._is_awaited = False
+        if self._is_held:
+            return
+        try:
+            self._take(len(self._inbox))
+        finally:
+            if self._inbox:  # a sink raised, which costs nobody else a message
+                self._await_delivery()
+
+    def _take(self, count: int) -> None:
+        for _ in range(min(count, len(self._inbox))):
+            if not self._inbox:  # whoever took the last one has cut or closed this bus
+                return
+            message = self._inbox.popleft()
+            if not isinstance(message, Entry):
+                self._tell(message)
+            else:
+                self._deliver((message,))
+
     def _deliver(self, batch: Sequence[Entry]) -> None:
         for entry in batch:
             # Looked up one by one: a sink may have unsubscribed since, or do so now.
             sink = self._sinks.get(entry.topic)
             if sink is not None:
                 sink(entry.payload)
-
-    def _announce(self, notice: Notice) -> None:
-        loop = asyncio.get_running_loop()
-        for bus in self._broker.buses:
-            loop.call_soon(bus._tell, notice)
 
     def _tell(self, notice: Notice) -> None:
         if self._watcher is not None:
