@@ -17,9 +17,10 @@
  * - It reconnects by itself with full jitter, after the server's `retry_after_ms` if given, and
  *   stops for good at the close codes that mean "change something first" (state `stopped`).
  * - A server that is silent for three heartbeats is taken for lost.
- * - Of an event topic (trade, book, liquidation) every entry comes once and in order, or a `gap`
- *   says what is missing: the server's own, or one made here (`cause` `reconnect` for what passed
- *   while there was no connection, `unexplained` for a jump nobody explained; `seq` null).
+ * - Of an event topic (trade, book, liquidation) every entry comes once and in order, also over
+ *   reconnects (it resumes where it was), or a `gap` says what is missing: the server's own, or one
+ *   made here (`cause` `reconnect` for what passed while there was no connection and was not
+ *   resumed, `unexplained` for a jump nobody explained; `seq` null).
  * - The newest event of every state topic is kept: `feed.value(topic)`.
  *
  * Prices and sizes are decimal text, times are microseconds since the epoch (below 2^53).
@@ -51,6 +52,8 @@ const MISSED_HEARTBEATS = 3;
 const HEARTBEAT_S = 5;
 /** Keeps a subscribe command far below the server's bound for one message. */
 const TOPICS_PER_COMMAND = 500;
+/** Likewise; what a pattern matches beyond it is not resumed, and its absence told as a gap. */
+const POSITIONS_PER_COMMAND = 3000;
 /** A publisher's restart moves a topic on by the µs that passed: a jump that is no count. */
 const COUNTABLE = 100_000;
 
@@ -260,8 +263,24 @@ export class Feed {
   /** @param {string[]} topics @param {Options} options */
   #sendSubscribe(topics, options) {
     for (let i = 0; i < topics.length; i += TOPICS_PER_COMMAND) {
-      this.#send({ op: "subscribe", topics: topics.slice(i, i + TOPICS_PER_COMMAND), ...options });
+      const some = topics.slice(i, i + TOPICS_PER_COMMAND);
+      const since = this.#positionsOf(some);
+      this.#send({ op: "subscribe", topics: some, ...(since && { since }), ...options });
     }
+  }
+
+  /** Where we were in what these strings cover, of topics not heard of since the reconnect.
+   * @param {string[]} topics @returns {{[topic: string]: number}|null} */
+  #positionsOf(topics) {
+    /** @type {[string, number][]} */
+    const found = [];
+    for (const topic of this.#resuming) {
+      const position = this.#positions.get(topic);
+      if (position && topics.some((pattern) => covers(pattern, topic))) {
+        found.push([topic, position]);
+      }
+    }
+    return found.length ? Object.fromEntries(found.slice(0, POSITIONS_PER_COMMAND)) : null;
   }
 
   /** Ask again for everything, with as few commands as the options allow. */
@@ -365,18 +384,22 @@ export class Feed {
   /** @param {any} result of a subscribe command */
   #answered(result) {
     if (result.ok) {
-      if (!result.topics) this.#resumed(result.topic, result.seq);
-      for (const [topic, seq, health] of result.topics ?? []) {
-        this.#resumed(topic, seq);
-        this.#emit("topic", { topic, ok: true, health, code: null, message: "" });
+      if (!result.topics) this.#resumed(result.topic, result.seq, result.recovered);
+      for (const [topic, seq, recovered] of result.topics ?? []) {
+        this.#resumed(topic, seq, recovered);
+        this.#emit("topic", { topic, ok: true, health: null, code: null, message: "" });
       }
     }
     this.#emit("topic", { health: null, code: null, message: "", ...result });
   }
 
-  /** First word of a topic since the reconnect. @param {string} topic @param {number} seq */
-  #resumed(topic, seq) {
-    if (this.#resuming.has(topic) && seq) this.#advance(topic, seq + 1, seq);
+  /** First word of a topic since the reconnect. What was missed comes now (`recovered`), or the
+   * server's gap says that it does not; where it did not resume at all, the gap is ours to make.
+   * @param {string} topic @param {number} seq @param {boolean|null} [recovered] */
+  #resumed(topic, seq, recovered) {
+    if (!this.#resuming.has(topic)) return;
+    if (recovered === false) this.#positions.delete(topic);
+    if (recovered == null && seq) this.#advance(topic, seq + 1, seq);
   }
 
   /**

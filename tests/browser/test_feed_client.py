@@ -122,6 +122,38 @@ async def test_a_server_that_falls_silent_is_taken_for_lost(
     assert await page.evaluate(f"{WAITS}.map((s) => s.reason)") == ["no heartbeat"]
 
 
+async def test_it_resumes_where_it_was_and_has_no_gap(
+    page: Page, server: Scripted, line: Line
+) -> None:
+    await line.welcome()
+    assert "since" not in await line.hear()
+    await line.say_batch(trade(10), trade(11))
+    await heard(page, 2)
+    again = await reconnected(line, server)
+    commands = [await again.hear(), await again.hear()]
+    assert [command.get("since") for command in commands] == [{TRADES: 11}, None]
+    result = {"topic": TRADES, "ok": True, "mode": "all", "seq": 14, "recovered": True}
+    await again.say(type="subscribed", id=1, results=[result])
+    await again.say_batch(trade(12), trade(13), trade(14), trade(15))
+    assert await heard(page, 6) == [10, 11, 12, 13, 14, 15]
+    assert await gaps(page) == []
+
+
+async def test_what_cannot_be_resumed_is_the_servers_gap_and_it_goes_on_from_there(
+    page: Page, server: Scripted, line: Line
+) -> None:
+    await line.welcome()
+    await line.say_batch(trade(90), trade(91))
+    await heard(page, 2)
+    again = await reconnected(line, server)
+    result = {"topic": TRADES, "ok": True, "mode": "all", "seq": 14, "recovered": False}
+    gap = {"type": "gap", "topic": TRADES, "seq": None, "cause": "resume_too_old", "lost": None}
+    await again.say(type="subscribed", id=1, results=[result])
+    await again.say_batch({**gap, "from": 14, "to": 14}, trade(15))
+    assert await heard(page, 3) == [90, 91, 15]
+    assert [gap["cause"] for gap in await gaps(page)] == ["resume_too_old"]
+
+
 async def test_what_passed_during_an_absence_becomes_one_gap(
     page: Page, server: Scripted, line: Line
 ) -> None:
