@@ -75,6 +75,7 @@ class Counting(asyncio.Protocol):
         self.bytes = 0
         self.reads = 0
         self.lost: str | None = None
+        self.transport: asyncio.Transport | None = None
 
     def data_received(self, data: bytes) -> None:
         self.bytes += len(data)
@@ -153,6 +154,7 @@ class Joining(asyncio.Protocol):
             said = _decode(payload).type
             if said == "synced" or (said == "welcome" and self._command is None):
                 self._transport.set_protocol(self._then)
+                self._then.transport = self._transport
                 if rest := self._data[at:]:
                     self._then.data_received(rest)
                 if not self.joined.done():
@@ -211,6 +213,16 @@ class Fleet:
                 client.window = tuple(message["window"])
         return {}
 
+    async def stall(self, message: Message) -> Message:
+        """Let the last ``clients`` stop reading, or read on where ``reads_on``."""
+        for client in self._clients[len(self._clients) - message["clients"] :]:
+            assert client.transport is not None
+            if message["reads_on"]:
+                client.transport.resume_reading()
+            else:
+                client.transport.pause_reading()
+        return {}
+
     async def mark(self, message: Message) -> Message:
         """Return what came so far, in all, and what it cost this process."""
         used = resource.getrusage(resource.RUSAGE_SELF)
@@ -252,7 +264,7 @@ class Fleet:
 async def _run() -> None:
     fleet = Fleet()
     say({"ready": True})
-    commands = (fleet.connect, fleet.base, fleet.mark, fleet.result)
+    commands = (fleet.connect, fleet.base, fleet.stall, fleet.mark, fleet.result)
     await answer({command.__name__: command for command in commands})
 
 

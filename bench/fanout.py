@@ -54,6 +54,7 @@ class Load(msgspec.Struct, frozen=True, kw_only=True):
         symbols: The source has two topics (trade and quote) of each.
         seconds, warm_up_s: How long is measured, and published before that.
         decode_every: Each so many-th client decodes what it gets.
+        stalled: So many clients read nothing while is measured; they count in no figure but memory.
     """
 
     rate: int
@@ -63,10 +64,12 @@ class Load(msgspec.Struct, frozen=True, kw_only=True):
     seconds: float = 10.0
     warm_up_s: float = 2.0
     decode_every: int = 100
+    stalled: int = 0
 
     @property
     def name(self) -> str:
-        return f"{self.clients:,} x {self.topics} of {2 * self.symbols}, {self.rate:,}/s"
+        stalled = f", {self.stalled} stalled" if self.stalled else ""
+        return f"{self.clients:,} x {self.topics} of {2 * self.symbols}, {self.rate:,}/s{stalled}"
 
     def subscriptions(self) -> list[list[str]]:
         """Return each client's topics; the same in every run."""
@@ -196,13 +199,17 @@ def _measure(
     events = round(load.rate * (load.warm_up_s + load.seconds))
     source.ask({"do": "start", "events": events, "rate": load.rate})
     time.sleep(load.warm_up_s)
+    client.ask({"do": "stall", "clients": load.stalled, "reads_on": False})
     (web_0, others_0), mark_0, at_0 = actors.costs(), client.ask({"do": "mark"}), time.monotonic()
     time.sleep(load.seconds)
     (web_1, others_1), mark_1, at_1 = actors.costs(), client.ask({"do": "mark"}), time.monotonic()
+    rss = rss_bytes(web.pid)
+    client.ask({"do": "stall", "clients": load.stalled, "reads_on": True})
     finished = source.ask({"do": "finish"}, timeout_s=load.seconds + 30)
     sent = msgspec.convert(finished["sent"], dict[str, Sent])
     owed = [due(sent, topics) for topics in subscriptions]
-    _drain(client, sum(one.bytes for one in owed))
+    reading = load.clients - load.stalled
+    _drain(client, sum(one.bytes for one in owed[:reading]))
     got = msgspec.convert(client.ask({"do": "result"}), Got)
 
     entry_bytes = sum(s.bytes for s in owed) / max(1, sum(s.entries for s in owed))
@@ -226,8 +233,8 @@ def _measure(
         p99_ms=latency.percentile(99) / 1000,
         p999_ms=latency.percentile(99.9) / 1000,
         max_ms=latency.max / 1000,
-        rss_mib=rss_bytes(web.pid) / 2**20,
-        lost=sum(differences(owed, sent, subscriptions, got, entry_bytes)),
+        rss_mib=rss / 2**20,
+        lost=sum(differences(owed[:reading], sent, subscriptions, got, entry_bytes)),
         slip_ms=finished["late_s"] * 1000,
         client_cpu=(others_1 - others_0) / wall,
         client_lag_p99_ms=mark_1["lag_p99_us"] / 1000,
@@ -266,8 +273,12 @@ def differences(
     got: Got,
     entry_bytes: float,
 ) -> Iterator[int]:
-    """Yield of each client by how many entries it differs from what was published for it."""
-    for topics, one, size, counts in zip(subscriptions, owed, got.bytes, got.counts, strict=True):
+    """Yield of each client by how many entries it differs from what was published for it.
+
+    Args:
+        owed: Of the first clients; the others, which stalled, are not looked at.
+    """
+    for topics, one, size, counts in zip(subscriptions, owed, got.bytes, got.counts, strict=False):
         if counts is not None:
             yield sum(abs(counts.get(name, 0) - sent.get(name, Sent()).entries) for name in topics)
         elif size == one.bytes:
@@ -323,6 +334,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--topics", type=int, default=20, help="topics of each client")
     parser.add_argument("--symbols", type=int, default=100, help="two topics each")
     parser.add_argument("--seconds", type=float, default=10.0)
+    parser.add_argument("--stalled", type=int, default=0, help="clients that stop reading")
     parser.add_argument("--warm-up", type=float, default=2.0)
     given = parser.parse_args(arguments)
     loads = [
@@ -334,6 +346,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             seconds=given.seconds,
             warm_up_s=given.warm_up,
             decode_every=max(1, min(100, given.clients // 10)),
+            stalled=given.stalled,
         )
         for rate in map(int, given.rates.split(","))
     ]
