@@ -1,6 +1,6 @@
 """What clients that stop reading cost the others: p99 with and without them, and memory.
 
-    python -m bench.stall [--rate 5000] [--clients 1000] [--stalled 1,100] [--pairs 3] [--seconds 20]
+    python -m bench.stall [--rate 5000] [--clients 1000] [--stalled 1,100] [--seconds 20]
 
 Runs in pairs, without and with stalled clients, each first in turn, so that what else the
 machine does falls on both; the median of the pairs' ratios is what counts.

@@ -77,6 +77,8 @@ class FeedProtocol(WebSocketsSansIOProtocol):
         super().__init__(*args, **kwargs)
         self.receiver: Receiver | None = None
         self.written = 0
+        self._is_paused = False
+        self._owed_pong = b""
         self._controls = 0
         self._controls_since = 0.0
         self._deadline = self.loop.call_later(_HANDSHAKE_S, self.abort)
@@ -165,11 +167,16 @@ class FeedProtocol(WebSocketsSansIOProtocol):
 
     def pause_writing(self) -> None:
         super().pause_writing()
+        self._is_paused = True
         if self.receiver is not None:
             self.receiver.paused()
 
     def resume_writing(self) -> None:
         super().resume_writing()
+        self._is_paused = False
+        pong, self._owed_pong = self._owed_pong, b""
+        if pong:
+            self.write(pong)
         if self.receiver is not None:
             self.receiver.resumed()
 
@@ -200,10 +207,15 @@ class FeedProtocol(WebSocketsSansIOProtocol):
         self.receiver.received(data, is_text)
 
     def handle_ping(self) -> None:
-        if self.unsent() > _HIGH:  # a ping flood of a client that does not read its pongs
-            self.abort()
+        pongs = self.conn.data_to_send()  # to all pings of one read, at the first of them
+        if not pongs:
+            return
+        if self._is_paused:
+            # It asks and does not read, as a client does whose library pings while the program is
+            # busy. Pongs would pile up; the answer to the last ping is enough (RFC 6455, 5.5.3).
+            self._owed_pong = pongs[-1]
         else:
-            super().handle_ping()
+            self.write(b"".join(pongs))
 
     def handle_pong(self, event: Frame) -> None:
         if self.receiver is not None:

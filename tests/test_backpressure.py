@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from websockets.asyncio.client import ClientConnection
+from websockets.exceptions import ConnectionClosed
 
 from tests.web import Client, RawClient, Web, running, until, whole_objects
 
@@ -129,6 +130,41 @@ async def test_a_client_on_which_nothing_moves_is_ended_and_others_are_not() -> 
             await asyncio.gather(reading, slowly, return_exceptions=True)
         assert await reset(stuck)
         stuck.close()
+
+
+async def test_by_default_who_reads_nothing_is_ended_after_thirty_seconds_and_can_resume() -> None:
+    """The figures of the protocol themselves; the tests above are the same at a faster pace.
+
+    The client's library pings every 20 s while the program does not read: that is no progress, and
+    no reason to end it sooner.
+    """
+    async with running() as web:
+        async with web.client() as stuck:
+            await stuck.subscribe(TRADE, all=[TRADE])
+            pause(stuck)
+            loop = asyncio.get_running_loop()
+            (client,) = web.gateway.clients
+            while not client.outbox.blocked:  # the kernel takes some megabytes first
+                await publish_5_mb(web)
+            stalled_at = loop.time()
+            while web.gateway.evicted == 0:
+                assert loop.time() - stalled_at < 60, "never ended"
+                await web.publisher.publish(web.publisher.trade())
+                await asyncio.sleep(0.1)
+            assert loop.time() - stalled_at >= 29, "ended before its time"
+            resume(stuck)
+            with pytest.raises(ConnectionClosed):
+                await drain(stuck)
+        since = stuck.ledger.at[TRADE]
+        assert since is not None
+        async with web.client() as back:
+            back.ledger.at[TRADE] = since
+            await back.say(op="subscribe", topics=[TRADE], since={TRADE: since}, status=False)
+            answer = await back.type("subscribed")
+            assert answer["results"][0]["recovered"] is True
+            await back.type("synced")
+            sent = web.publisher.sent[TRADE]
+            assert back.ledger.of(TRADE) == [one for one in sent if one["seq"] > since]
 
 
 async def drain(client: Client, every_s: float = 0.0) -> None:

@@ -13,7 +13,17 @@ from feed import http, wire
 from feed.encoding import JSON, unframe
 from feed.errors import CloseCode
 from feed.wire import FeedProtocol
-from tests.web import RawClient, Web, close_code, descriptors, masked, running, until
+from tests.web import (
+    RawClient,
+    Web,
+    close_code,
+    descriptors,
+    masked,
+    running,
+    until,
+    whole_frames,
+    whole_objects,
+)
 
 TRADE = "trade.kraken.BTC-USD"
 
@@ -152,6 +162,27 @@ async def test_pings_are_answered(web: Web) -> None:
     client = await served(web)
     await client.send(masked(9, b"hello"))
     assert list(unframe(await client.receive())) == [(10, b"hello")]
+    client.close()
+
+
+async def test_who_pings_and_does_not_read_gets_the_last_pong_once_it_reads(web: Web) -> None:
+    client = await RawClient.open(web.port, f"?topics={TRADE}&status=0", receive_bytes=8_192)
+    (connection,) = web.gateway.clients
+    wire = protocol(web)
+    while not connection.outbox.blocked:
+        await web.publisher.publish(*[web.publisher.trade(pad=1_000) for _ in range(50)])
+        await asyncio.sleep(0)
+    unsent = wire.unsent()
+    for n in range(30):
+        await client.send(masked(9, b"ping %d" % n))
+    await client.send(masked(1, b'{"op":"ping","id":1}'))
+    await until(lambda: connection.outbox.control_bytes > 0)
+    assert wire.unsent() == unsent
+    data = b""
+    while not any(one["type"] == "pong" for one in whole_objects(data)):
+        data += await client.receive()
+    pongs = [body for opcode, body in whole_frames(data) if opcode == 10]
+    assert pongs == [b"ping 29"]
     client.close()
 
 
