@@ -18,6 +18,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 
 import msgspec
+from redis import Redis
 
 from bench import report
 from bench.histogram import Histogram
@@ -43,6 +44,7 @@ _SLIP_LIMIT_S = 0.05
 _QUIET_S = 0.5
 _DRAIN_S = 5.0
 _NO_HEARTBEAT_S = 86_400
+_LOOK_S = 0.05
 
 
 class Load(msgspec.Struct, frozen=True, kw_only=True):
@@ -54,7 +56,8 @@ class Load(msgspec.Struct, frozen=True, kw_only=True):
         symbols: The source has two topics (trade and quote) of each.
         seconds, warm_up_s: How long is measured, and published before that.
         decode_every: Each so many-th client decodes what it gets.
-        stalled: So many clients read nothing while is measured; they count in no figure but memory.
+        stalled: So many clients read nothing meanwhile; they count in no figure but memory.
+        mode: ``all``, or ``latest``: then of quotes alone, and nothing counts as lost.
     """
 
     rate: int
@@ -65,17 +68,19 @@ class Load(msgspec.Struct, frozen=True, kw_only=True):
     warm_up_s: float = 2.0
     decode_every: int = 100
     stalled: int = 0
+    mode: str = "all"
 
     @property
     def name(self) -> str:
-        stalled = f", {self.stalled} stalled" if self.stalled else ""
-        return f"{self.clients:,} x {self.topics} of {2 * self.symbols}, {self.rate:,}/s{stalled}"
+        what = f"{self.clients:,} x {self.topics} of {2 * self.symbols}, {self.rate:,}/s"
+        if self.mode != "all":
+            what += f", {self.mode}"
+        return f"{what}, {self.stalled} stalled" if self.stalled else what
 
     def subscriptions(self) -> list[list[str]]:
         """Return each client's topics; the same in every run."""
-        carried = [
-            f"{kind}.sim.SIM{i:03d}-USD" for i in range(self.symbols) for kind in ("trade", "quote")
-        ]
+        kinds = ("trade", "quote") if self.mode == "all" else ("quote",)
+        carried = [f"{kind}.sim.SIM{i:03d}-USD" for i in range(self.symbols) for kind in kinds]
         return [random.Random(i).sample(carried, self.topics) for i in range(self.clients)]
 
 
@@ -85,6 +90,7 @@ class Row(msgspec.Struct, kw_only=True):
     Attributes:
         cpu_waited: Time the server could have run while others had its core.
         writes_per_s, events_per_write: Of the server process, a second.
+        bus_buffer_mib: What the bus had to hold for the server's reading link, at worst.
         lost: Deliveries missing or too many, over all clients; of a client that only counts, told
             from its bytes.
         slip_ms: How late the source was at worst.
@@ -106,6 +112,7 @@ class Row(msgspec.Struct, kw_only=True):
     p999_ms: float
     max_ms: float
     rss_mib: float
+    bus_buffer_mib: float
     lost: int
     slip_ms: float
     client_cpu: float
@@ -172,6 +179,7 @@ class _Actors:
         self.web = web
         self.client = client
         self.source = source
+        self.bus = valkey.url
         self._pids = (client.pid, source.pid, valkey.process.pid)
 
     def costs(self) -> tuple[Cost, float]:
@@ -182,7 +190,8 @@ class _Actors:
 def _connect(client: Child, port: int, load: Load, subscriptions: Sequence[Sequence[str]]) -> float:
     """Connect and subscribe everybody; return how long that took."""
     commands = [
-        json.dumps({"op": "subscribe", "topics": topics, "mode": "all"}) for topics in subscriptions
+        json.dumps({"op": "subscribe", "topics": topics, "mode": load.mode})
+        for topics in subscriptions
     ]
     message = {"do": "connect", "port": port, "commands": commands}
     answer = client.ask({**message, "decode_every": load.decode_every}, timeout_s=120)
@@ -201,7 +210,7 @@ def _measure(
     time.sleep(load.warm_up_s)
     client.ask({"do": "stall", "clients": load.stalled, "reads_on": False})
     (web_0, others_0), mark_0, at_0 = actors.costs(), client.ask({"do": "mark"}), time.monotonic()
-    time.sleep(load.seconds)
+    buffered = _watch_buffer(actors.bus, load.seconds)
     (web_1, others_1), mark_1, at_1 = actors.costs(), client.ask({"do": "mark"}), time.monotonic()
     rss = rss_bytes(web.pid)
     client.ask({"do": "stall", "clients": load.stalled, "reads_on": True})
@@ -209,7 +218,8 @@ def _measure(
     sent = msgspec.convert(finished["sent"], dict[str, Sent])
     owed = [due(sent, topics) for topics in subscriptions]
     reading = load.clients - load.stalled
-    _drain(client, sum(one.bytes for one in owed[:reading]))
+    if load.mode == "all":
+        _drain(client, sum(one.bytes for one in owed[:reading]))
     got = msgspec.convert(client.ask({"do": "result"}), Got)
 
     entry_bytes = sum(s.bytes for s in owed) / max(1, sum(s.entries for s in owed))
@@ -219,6 +229,10 @@ def _measure(
     wall = at_1 - at_0
     writes = used.writes / wall
     latency = Histogram.load(got.latency)
+    is_all = load.mode == "all"
+    missing = sum(
+        differences(owed[:reading], sent, subscriptions, got, entry_bytes) if is_all else ()
+    )
     row = Row(
         name=load.name,
         rate=load.rate,
@@ -234,14 +248,15 @@ def _measure(
         p999_ms=latency.percentile(99.9) / 1000,
         max_ms=latency.max / 1000,
         rss_mib=rss / 2**20,
-        lost=sum(differences(owed[:reading], sent, subscriptions, got, entry_bytes)),
+        bus_buffer_mib=buffered / 2**20,
+        lost=missing,
         slip_ms=finished["late_s"] * 1000,
         client_cpu=(others_1 - others_0) / wall,
         client_lag_p99_ms=mark_1["lag_p99_us"] / 1000,
         connects_per_s=load.clients / connected_s,
         notes=[f"a client was closed: {reason}" for reason in got.closed],
     )
-    if got.disorder:
+    if got.disorder and is_all:
         row.notes.append(f"{got.disorder} entries out of order")
     row.notes += _doubts(row)
     return row
@@ -251,6 +266,17 @@ def due(sent: Mapping[str, Sent], topics: Sequence[str]) -> Sent:
     """Return what a client of these topics must have got."""
     found = [sent.get(topic, Sent()) for topic in topics]
     return Sent(sum(one.entries for one in found), sum(one.bytes for one in found))
+
+
+def _watch_buffer(url: str, seconds: float) -> int:
+    """Wait; return how many bytes the bus had to hold for the server's reading link at worst."""
+    worst, end = 0, time.monotonic() + seconds
+    with Redis.from_url(url, protocol=2) as bus:
+        while (left := end - time.monotonic()) > 0:
+            links = [link for link in bus.client_list() if link["name"] == "feed-reader"]
+            worst = max(worst, *(int(link["omem"]) for link in links), 0)
+            time.sleep(min(_LOOK_S, left))
+    return worst
 
 
 def _drain(client: Child, owed: int) -> None:
@@ -301,7 +327,8 @@ def _doubts(row: Row) -> Iterator[str]:
 
 COLUMNS = (
     "load", "deliveries/s", "CPU user", "system", "waited", "deliveries/CPU-s",
-    "writes/s", "events/write", "p50 ms", "p99", "p99.9", "RSS MiB", "lost", "clients' CPU",
+    "writes/s", "events/write", "p50 ms", "p99", "p99.9", "RSS MiB", "bus MiB", "lost",
+    "clients' CPU",
 )  # fmt: skip
 
 
@@ -321,6 +348,7 @@ def cells(row: Row) -> list[str]:
         f"{row.p99_ms:.1f}",
         f"{row.p999_ms:.1f}",
         f"{row.rss_mib:.0f}",
+        f"{row.bus_buffer_mib:.1f}",
         number(row.lost),
         f"{row.client_cpu:.0%}",
     ]
@@ -334,6 +362,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--topics", type=int, default=20, help="topics of each client")
     parser.add_argument("--symbols", type=int, default=100, help="two topics each")
     parser.add_argument("--seconds", type=float, default=10.0)
+    parser.add_argument("--mode", choices=("all", "latest"), default="all")
     parser.add_argument("--stalled", type=int, default=0, help="clients that stop reading")
     parser.add_argument("--warm-up", type=float, default=2.0)
     given = parser.parse_args(arguments)
@@ -347,6 +376,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             warm_up_s=given.warm_up,
             decode_every=max(1, min(100, given.clients // 10)),
             stalled=given.stalled,
+            mode=given.mode,
         )
         for rate in map(int, given.rates.split(","))
     ]
