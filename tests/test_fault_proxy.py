@@ -120,13 +120,13 @@ async def test_latency_delays_each_way_and_keeps_the_order(rig: Rig) -> None:
         await asyncio.sleep(0.002)
     sent = clock() - begin
     await server.expect(b"0123456789")
-    assert clock() - begin >= 0.05 + 0.9 * sent  # late, and not one after the other
+    assert clock() - begin >= 0.045 + 0.9 * sent  # late, and not one after the other
     begin = clock()
     client.writer.write(b"ping")
     await server.expect(b"ping")
     server.writer.write(b"pong")
     await client.expect(b"pong")
-    assert clock() - begin >= 0.1
+    assert clock() - begin >= 0.09
 
 
 async def test_bandwidth_is_limited_in_one_direction(rig: Rig) -> None:
@@ -138,9 +138,9 @@ async def test_bandwidth_is_limited_in_one_direction(rig: Rig) -> None:
     client.writer.write(b"y" * 100_000)
     await server.expect(b"y" * 100_000)
     await client.expect(b"x" * 1_000)
-    assert clock() - begin >= 0.05
+    assert clock() - begin >= 0.045
     await client.expect(b"x" * 3_000)
-    assert clock() - begin >= 0.19
+    assert clock() - begin >= 0.18
 
 
 async def test_a_slow_direction_stops_the_sender(rig: Rig) -> None:
