@@ -110,7 +110,9 @@ async def read_canned(events: int) -> dict[str, Any]:
             got.append(payload)
 
     subscriber = Subscriber(
-        {channel(topic).encode(): sink for topic in TOPICS}, lambda channel, payload: None
+        {channel(topic).encode(): sink for topic in TOPICS},
+        lambda channel, payload: None,
+        lambda payload: None,
     )
     wall, cpu = time.perf_counter(), time.process_time()
     for chunk in chunks:

@@ -52,13 +52,13 @@ class CatalogueChanged(NamedTuple):
 
 
 class LinkDown(NamedTuple):
-    """The reading link to the bus is lost or proves no delivery; it is being replaced."""
+    """The reading link to the bus is lost or delivers nothing any more; it is being replaced."""
 
     reason: str
 
 
 class LinkUp(NamedTuple):
-    """The link is new and every topic is subscribed again; anything may have been missed."""
+    """A new link delivers (a probe came back) all topics again; anything may have been missed."""
 
 
 Notice: TypeAlias = Beat | CatalogueChanged | LinkDown | LinkUp

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -13,7 +14,8 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
 from feed.bus.address import Address
-from feed.bus.resp import C, connect
+from feed.bus.probe import Taken, is_master
+from feed.bus.resp import C, Connection, connect, pack, raise_refusal
 from feed.errors import BusError
 
 
@@ -52,6 +54,7 @@ class Endpoint:
                 **login,
             )
             self.client: Redis = self._sentinel.master_for(address.service)
+            self._pool: Any = self.client.connection_pool
         else:
             tls: dict[str, Any] = {}
             if address.tls:
@@ -80,7 +83,38 @@ class Endpoint:
         Raises:
             BusError: Nobody there, or we are refused.
         """
-        return await connect(await self._locate(), factory, self._timeout_s, name)
+        address = await self._locate()
+        connection = await connect(address, factory, self._timeout_s, name)
+        connection.server = str(address)
+        return connection
+
+    async def present(self) -> str:
+        """Return where a new connection leads now, as ``Connection.server`` has it.
+
+        Raises:
+            BusError: No sentinel knows a master.
+        """
+        return str(await self._locate())
+
+    async def probe(self, channel: bytes, payload: bytes) -> Taken:
+        """Publish over a connection made for it: one that was kept may lead to a former server.
+
+        Raises:
+            BusError: There is no way to the server, or it does not take it.
+        """
+        connection = await self.connect(Connection, "feed-probe")
+        try:
+            commands = pack(("HELLO",)) + pack(("PUBLISH", channel, payload))
+            hello, receivers = await connection.execute(commands, 2, self._timeout_s)
+        finally:
+            await connection.close()
+        raise_refusal((receivers,))
+        return Taken(receivers, is_master(hello))
+
+    async def renew(self) -> None:
+        """Drop the idle connections of ``client``: where they lead may be no good any more."""
+        with suppress(RedisError, OSError):  # of connections that were broken already
+            await self.client.connection_pool.disconnect(inuse_connections=False)
 
     async def close(self) -> None:
         await self.client.aclose()
@@ -92,7 +126,8 @@ class Endpoint:
         if self._sentinel is None:
             return self._address
         try:
-            host, port = await self._sentinel.discover_master(self._address.service)
+            # Drops idle connections of the client to a former master, too.
+            host, port = await self._pool.get_master_address()
         except (RedisError, OSError) as e:
             raise BusError(f"{self._address}: {e}") from e
         return replace(self._address, host=host, port=port, sentinels=(), service="")

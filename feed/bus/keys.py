@@ -42,6 +42,10 @@ def beat_channel(exchange: str) -> str:
     return f"{BEAT_PREFIX}{exchange}"
 
 
+def probe_channel(name: str) -> str:
+    return f"feed:probe:{name}"
+
+
 def lease_key(exchange: str) -> str:
     return f"feed:lease:{exchange}"
 

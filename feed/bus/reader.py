@@ -1,57 +1,68 @@
 """Keeps one reading link to the bus alive: what is subscribed stays subscribed.
 
-A lost link is never hidden: whoever watches is told, as anything may have been missed.
+A lost link is never hidden: whoever watches is told, as anything may have been missed. Neither is
+one that lives but delivers nothing: see ``feed.bus.probe``, where that is decided.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import secrets
 from collections.abc import Awaitable, Callable, Iterable
 from random import Random
 
 from feed.backoff import delay
+from feed.bus import keys
 from feed.bus.base import LinkDown, LinkUp, Sink
+from feed.bus.probe import Proof, Taken, number_of
 from feed.bus.resp import PatternSink, Subscriber
-from feed.errors import BusError
+from feed.errors import BusError, FeedError
 
 log = logging.getLogger(__name__)
 
 #: Given the maker of a new subscriber, connects it.
 Connect = Callable[[Callable[[], Subscriber]], Awaitable[Subscriber]]
+#: Publishes (channel, payload) over a connection of its own, made for it; raises BusError.
+Publish = Callable[[bytes, bytes], Awaitable[Taken]]
 
 
 class Reader:
-    """One link, replaced whenever it is lost or silent.
+    """One link, replaced whenever it is lost, silent or no longer proves delivery.
 
     Args:
+        publish: Takes the probes.
         patterns: Subscribed on every link; what they match goes to ``on_pattern``.
         notify: Takes ``LinkDown`` once for each time the link is lost, and then ``LinkUp``.
         timeout_s: Deadline of a connect, and of a subscribe over however many links.
-        ping_s: Between two PINGs.
-        silence_pings: After so many PINGs in a row without any sign of life the link is dropped.
-            Counted, not timed, because a process that was itself stopped must not judge others.
+        round_s, rounds: Of proving delivery: how long one is, and how many bad ones end a link.
     """
 
     def __init__(
         self,
         connect: Connect,
+        publish: Publish,
         *,
         patterns: Iterable[bytes],
         on_pattern: PatternSink,
         notify: Callable[[LinkDown | LinkUp], None],
         timeout_s: float,
-        ping_s: float = 1.0,
-        silence_pings: int = 5,
+        round_s: float = 1.0,
+        rounds: int = 3,
     ) -> None:
-        self.sinks: dict[bytes, Sink] = {}
+        self._channel = keys.probe_channel(secrets.token_hex(8)).encode()
+        self.sinks: dict[bytes, Sink] = {self._channel: self._take_probe}
         self._connect = connect
+        self._publish = publish
         self._patterns = tuple(patterns)
         self._on_pattern = on_pattern
         self._notify = notify
         self._timeout_s = timeout_s
-        self._ping_s = ping_s
-        self._silence_pings = silence_pings
+        self._round_s = round_s
+        self._rounds = rounds
+        self._proof = Proof(rounds)
+        self._proven = asyncio.Event()
+        self._trouble: str | None = None
         self._link: Subscriber | None = None
         self._up = asyncio.Event()
         self._down_reason: str | None = None
@@ -136,8 +147,12 @@ class Reader:
         return useful
 
     async def _establish(self) -> Subscriber:
-        """Connect and subscribe everything again; return once all of it is confirmed."""
-        link = await self._connect(lambda: Subscriber(self.sinks, self._on_pattern))
+        """Connect and subscribe everything again; return once delivery is proven."""
+        self._proof = Proof(self._rounds)
+        self._proven.clear()
+        link = await self._connect(
+            lambda: Subscriber(self.sinks, self._on_pattern, self._take_pong)
+        )
         self._link = link
         asked = [link.psubscribe(pattern) for pattern in self._patterns]
         asked += [link.subscribe(channel) for channel in self.sinks]
@@ -148,18 +163,76 @@ class Reader:
             raise BusError(f"no confirmation for {self._timeout_s:g} s") from e
         if not all(confirmed):
             raise BusError(await link.lost)
+        await self._prove(link)
         return link
 
+    async def _prove(self, link: Subscriber) -> None:
+        """Return when the first probe has come back.
+
+        Raises:
+            BusError: It cannot be published, or does not come.
+        """
+        await self._probe(link)
+        trouble = self._proof.trouble or self._proof.verdict
+        if trouble is None:
+            coming = asyncio.ensure_future(self._proven.wait())
+            try:
+                await asyncio.wait(
+                    (coming, link.lost),
+                    timeout=self._timeout_s,
+                    return_when=asyncio.FIRST_COMPLETED,
+                )
+            finally:
+                coming.cancel()
+            if self._proven.is_set():
+                return
+            trouble = link.lost.result() if link.lost.done() else "a probe does not come back"
+        raise BusError(f"delivery is not proven: {trouble}")
+
     async def _guard(self, link: Subscriber) -> tuple[str, bool]:
-        """Return why the link ended, and whether it lived for more than a few PINGs."""
-        silent = pings = 0
-        while not link.lost.done():
-            link.heard = False
-            link.ping()
-            pings += 1
-            await asyncio.wait((link.lost,), timeout=self._ping_s)
-            silent = 0 if link.heard else silent + 1
-            if silent >= self._silence_pings:
-                link.abort(f"no sign of life for {silent * self._ping_s:g} s")
-                await asyncio.wait((link.lost,))
-        return link.lost.result(), pings > self._silence_pings
+        """Return why the link ended, and whether it lived for more than a few rounds."""
+        rounds = 0
+        probing: asyncio.Future[None] | None = None
+        try:
+            while not link.lost.done():
+                link.heard = False
+                link.ping()
+                if probing is None or probing.done():
+                    probing = asyncio.ensure_future(self._probe(link))
+                rounds += 1
+                await asyncio.wait((link.lost,), timeout=self._round_s)
+                self._proof.end_round(link.heard)
+                self._report_trouble()
+                if self._proof.verdict is not None:
+                    link.abort(self._proof.verdict)
+                    await asyncio.wait((link.lost,))
+        finally:
+            if probing is not None:
+                probing.cancel()
+                await asyncio.wait((probing,))
+        return link.lost.result(), rounds > self._rounds
+
+    async def _probe(self, link: Subscriber) -> None:
+        number = self._proof.begin()
+        try:
+            self._proof.taken(await self._publish(self._channel, b"%d" % number))
+        except FeedError as e:
+            self._proof.failed(str(e))
+        else:
+            link.ping(b"%d" % number)
+
+    def _take_probe(self, payload: bytes) -> None:
+        self._proof.came_back(number_of(payload))
+        if self._proof.proven:
+            self._proven.set()
+
+    def _take_pong(self, payload: bytes) -> None:
+        self._proof.ponged(number_of(payload))
+
+    def _report_trouble(self) -> None:
+        trouble = self._proof.trouble
+        if trouble is not None and self._trouble is None:
+            log.warning("the link to the bus cannot be probed, and is trusted: %s", trouble)
+        elif trouble is None and self._trouble is not None:
+            log.info("the link to the bus is probed again")
+        self._trouble = trouble

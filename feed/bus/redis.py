@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from random import Random
 from typing import Any
@@ -31,7 +31,7 @@ from feed.bus.base import (
 )
 from feed.bus.endpoint import Endpoint
 from feed.bus.reader import Reader
-from feed.bus.resp import Connection
+from feed.bus.resp import Connection, Subscriber
 from feed.bus.writer import Writer
 from feed.errors import BusError, ConfigError
 from feed.models import Catalogue
@@ -79,7 +79,7 @@ class RedisBus:
         url: See ``feed.bus.address``.
         timeout_s: Deadline of every exchange with the server, so also of noticing a frozen one
             when publishing. A publish of many megabytes is several exchanges.
-        ping_s, silence_pings: See ``Reader``.
+        round_s, rounds: See ``Reader``. Sentinels are asked for the master once a round as well.
 
     Raises:
         ConfigError: The URL is none.
@@ -91,8 +91,8 @@ class RedisBus:
         retention: Retention,
         *,
         timeout_s: float = 2.0,
-        ping_s: float = 1.0,
-        silence_pings: int = 5,
+        round_s: float = 1.0,
+        rounds: int = 3,
     ) -> None:
         self._address = parse_address(url)
         self._endpoint = Endpoint(self._address, timeout_s)
@@ -100,14 +100,16 @@ class RedisBus:
             lambda: self._endpoint.connect(Connection, "feed-writer"), retention, timeout_s
         )
         self._reader = Reader(
-            lambda factory: self._endpoint.connect(factory, "feed-reader"),
+            self._connect_reader,
+            self._endpoint.probe,
             patterns=(f"{keys.BEAT_PREFIX}*".encode(),),
             on_pattern=self._take_beat,
             notify=self._tell,
             timeout_s=timeout_s,
-            ping_s=ping_s,
-            silence_pings=silence_pings,
+            round_s=round_s,
+            rounds=rounds,
         )
+        self._round_s = round_s
         self._reader.sinks[keys.CATALOGUE_CHANGED.encode()] = self._take_announcement
         client = self._endpoint.client
         self._acquire = client.register_script(_ACQUIRE)
@@ -119,6 +121,7 @@ class RedisBus:
         self._announced: set[str] = set()
         self._announcement = asyncio.Event()
         self._follower: asyncio.Task[None] | None = None
+        self._guide: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Connect and check the server.
@@ -135,15 +138,20 @@ class RedisBus:
         except (BusError, ConfigError):
             await self.close()
             raise
+        if self._address.sentinels and self._guide is None:
+            self._guide = asyncio.get_running_loop().create_task(
+                self._follow_master(), name="bus master"
+            )
         if self._watcher is not None:
             self.watch(self._watcher)
 
     async def close(self) -> None:
         self._started = False
         self._watcher = None
-        if self._follower is not None:
-            self._follower.cancel()
-            await asyncio.wait((self._follower,))
+        for task in (self._follower, self._guide):
+            if task is not None:
+                task.cancel()
+                await asyncio.wait((task,))
         await self._reader.close()
         await self._writer.close()
         await self._endpoint.close()
@@ -284,6 +292,20 @@ class RedisBus:
                 # Somebody else's program may have written it; the others are still good.
                 log.warning("the catalogue of %s cannot be read: %s", exchange, e)
         return found
+
+    async def _connect_reader(self, factory: Callable[[], Subscriber]) -> Subscriber:
+        # Whatever made an end of the former link may have done so to what commands use.
+        await self._endpoint.renew()
+        return await self._endpoint.connect(factory, "feed-reader")
+
+    async def _follow_master(self) -> None:
+        """Leave a former master in time, even if it still answers and takes what is written."""
+        while True:
+            await asyncio.sleep(self._round_s)
+            try:
+                self._writer.follow(await self._endpoint.present())
+            except BusError as e:
+                log.debug("cannot follow the master: %s", e)  # who needs it learns it by itself
 
     async def _follow_catalogues(self) -> None:
         """Read the catalogues that are announced; several announcements may be one reading."""

@@ -31,7 +31,10 @@ class Connection(asyncio.Protocol):
 
     Attributes:
         lost: Done once the connection is gone; its result says why.
+        server: Where it leads, for who has several to choose from.
     """
+
+    server = ""
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -133,16 +136,18 @@ class Subscriber(Connection):
     Args:
         sinks: Channel -> who takes its payloads; the owner's, looked up for each message.
         on_pattern: Takes what the patterns matched.
+        on_pong: Takes what was given to ``ping``, when it comes back.
 
     Attributes:
         heard: Set at everything received; cleared by whoever watches for silence.
     """
 
-    def __init__(self, sinks: Mapping[bytes, Sink], on_pattern: PatternSink) -> None:
+    def __init__(self, sinks: Mapping[bytes, Sink], on_pattern: PatternSink, on_pong: Sink) -> None:
         super().__init__()
         self.heard = False
         self._sinks = sinks
         self._on_pattern = on_pattern
+        self._on_pong = on_pong
         self._asked: list[tuple[str, bytes]] = []
         self._confirmations: deque[asyncio.Future[bool]] = deque()
 
@@ -156,10 +161,10 @@ class Subscriber(Connection):
     def psubscribe(self, pattern: bytes) -> asyncio.Future[bool]:
         return self._ask("PSUBSCRIBE", pattern)
 
-    def ping(self) -> None:
+    def ping(self, payload: bytes = b"") -> None:
         """Ask for a sign of life; whatever comes sets ``heard``."""
         if self._transport is not None and not self.lost.done():
-            self._transport.write(pack(("PING",)))
+            self._transport.write(pack(("PING", payload)))
 
     def _ask(self, verb: str, channel: bytes) -> asyncio.Future[bool]:
         confirmed: asyncio.Future[bool] = self._loop.create_future()
@@ -210,6 +215,8 @@ class Subscriber(Connection):
         match reply:
             case [b"pmessage", _, channel, payload]:
                 self._on_pattern(channel, payload)
+            case [b"pong", payload]:
+                self._on_pong(payload)
             case [b"subscribe" | b"unsubscribe" | b"psubscribe", *_]:
                 # One for each channel asked for, in the order asked.
                 confirmed = self._confirmations.popleft()

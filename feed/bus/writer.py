@@ -76,6 +76,14 @@ class Writer:
                 await self._drop()
                 raise
 
+    def follow(self, server: str) -> None:
+        """Leave the connection, even in the middle of a publish, if it leads elsewhere.
+
+        A former master may go on to take what it is given, and lose it.
+        """
+        if self._connection is not None and self._connection.server != server:
+            self._connection.abort(f"{server} is the master now")
+
     async def close(self) -> None:
         async with self._lock:
             await self._drop()

@@ -389,19 +389,19 @@ async def test_a_frozen_server_is_noticed_though_its_connections_stay(
 ) -> None:
     got: list[bytes] = []
     told: list[Notice] = []
-    async with opened(own_server.url, ping_s=0.02, silence_pings=25, timeout_s=5) as bus:
+    async with opened(own_server.url, round_s=0.02, rounds=25, timeout_s=5) as bus:
         bus.watch(told.append)
         await bus.subscribe(TOPIC, got.append)
         with frozen(own_server):
             await until(lambda: len(told) == 1)
-            assert told == [LinkDown("no sign of life for 0.5 s")]
+            assert told == [LinkDown("no sign of life for 25 PINGs")]
         await until(lambda: LinkUp() in told)
         await receives_again(bus, got)
 
 
 async def test_a_quiet_link_is_not_a_lost_one(valkey_url: str) -> None:
     told: list[Notice] = []
-    async with opened(valkey_url, ping_s=0.01, silence_pings=50) as bus:
+    async with opened(valkey_url, round_s=0.01, rounds=50) as bus:
         bus.watch(told.append)
         await bus.subscribe(TOPIC, lambda payload: None)
         with Redis.from_url(valkey_url) as raw:
