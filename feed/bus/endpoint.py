@@ -9,7 +9,7 @@ from typing import Any
 
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
-from redis.asyncio.sentinel import Sentinel
+from redis.asyncio.sentinel import MasterNotFoundError, Sentinel
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
@@ -21,6 +21,13 @@ from feed.errors import BusError
 
 def _untouched(response: Any, **_: Any) -> Any:
     return response
+
+
+def reason_of(error: Exception) -> str:
+    """Return what redis-py's ``error`` says."""
+    if isinstance(error, MasterNotFoundError):  # lists every option of every connection
+        return "no sentinel knows the master"
+    return str(error)
 
 
 class Endpoint:
@@ -129,5 +136,5 @@ class Endpoint:
             # Drops idle connections of the client to a former master, too.
             host, port = await self._pool.get_master_address()
         except (RedisError, OSError) as e:
-            raise BusError(f"{self._address}: {e}") from e
+            raise BusError(f"{self._address}: {reason_of(e)}") from e
         return replace(self._address, host=host, port=port, sentinels=(), service="")

@@ -29,7 +29,7 @@ from feed.bus.base import (
     Sink,
     Watcher,
 )
-from feed.bus.endpoint import Endpoint
+from feed.bus.endpoint import Endpoint, reason_of
 from feed.bus.reader import Reader
 from feed.bus.resp import Connection, Subscriber
 from feed.bus.writer import Writer
@@ -265,7 +265,7 @@ class RedisBus:
             try:
                 yield self._endpoint.client
             except (RedisError, OSError) as e:
-                raise BusError(f"{self._address}: cannot {what}: {e}") from e
+                raise BusError(f"{self._address}: cannot {what}: {reason_of(e)}") from e
 
     async def _check_version(self) -> None:
         try:

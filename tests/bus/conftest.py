@@ -1,4 +1,4 @@
-"""One suite, two buses, both event loops."""
+"""One suite, two buses, both event loops (but for what takes seconds and breaks beyond them)."""
 
 import asyncio
 from asyncio import AbstractEventLoop
@@ -20,6 +20,8 @@ def pytest_asyncio_loop_factories(
     config: pytest.Config, item: pytest.Item
 ) -> Mapping[str, Callable[[], AbstractEventLoop]]:
     """Transports differ from loop to loop, and the connections build on them directly."""
+    if item.path.stem in ("test_faults", "test_failover"):
+        return {"uvloop": uvloop.new_event_loop}
     return {"uvloop": uvloop.new_event_loop, "asyncio": asyncio.new_event_loop}
 
 

@@ -2,13 +2,23 @@
 
 import asyncio
 import os
+import signal
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
+from typing import Any
 
-from feed.bus.base import Entry, Head, pack_header, unpack_header
+from redis import Redis
+
+from feed.bus.base import Entry, Head, Retention, pack_header, unpack_header
 from feed.bus.embedded import EmbeddedServer
+from feed.bus.redis import RedisBus
+from feed.errors import BusError
+
+TOPIC = "trade.kraken.BTC-USD"
+BOOK = "book.kraken.BTC-USD"
 
 
 def entry(topic: str, seq: int, epoch: int = 1, body: bytes = b"{}") -> Entry:
@@ -58,3 +68,48 @@ class Restartable:
         self.server.stop()
         self._link.unlink()
         self._folder.rmdir()
+
+
+@asynccontextmanager
+async def opened(url: str, **options: Any) -> AsyncIterator[RedisBus]:
+    bus = RedisBus(url, options.pop("retention", Retention()), **{"timeout_s": 10.0, **options})
+    await bus.start()
+    try:
+        yield bus
+    finally:
+        await bus.close()
+
+
+@contextmanager
+def configured(client: Redis, **settings: str) -> Iterator[None]:
+    """Change settings of the server, and put the former ones back."""
+    former = {name: str(client.config_get(name)[name]) for name in settings}
+    for name, value in settings.items():
+        client.config_set(name, value)
+    try:
+        yield
+    finally:
+        for name, value in former.items():
+            client.config_set(name, value)
+
+
+@contextmanager
+def frozen(server: Restartable) -> Iterator[None]:
+    os.kill(server.server.process.pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(server.server.process.pid, signal.SIGCONT)
+
+
+async def receives_again(bus: RedisBus, got: list[bytes], topic: str = TOPIC) -> None:
+    """Return when ``got``, the topic's sink, has taken one more; publishing may take two tries."""
+    before = len(got)
+    for is_last in (False, True):
+        try:
+            await bus.publish([entry(topic, 1_000 + before)])
+            break
+        except BusError:  # the connection was lost and nobody has published since
+            if is_last:
+                raise
+    await until(lambda: len(got) > before)

@@ -11,10 +11,7 @@ from feed.bus.base import Beat, Bus, CatalogueChanged, Head, Notice, Retention
 from feed.errors import BusError, Fenced
 from feed.models import Catalogue, Instrument
 from tests.bus.conftest import OpenBus
-from tests.bus.helpers import descriptors, entries, entry, seqs, until
-
-TOPIC = "trade.kraken.BTC-USD"
-BOOK = "book.kraken.BTC-USD"
+from tests.bus.helpers import BOOK, TOPIC, descriptors, entries, entry, seqs, until
 
 
 def catalogue(exchange: str, updated: int = 1) -> Catalogue:

@@ -7,8 +7,8 @@ import pytest
 from feed.bus.base import Beat, LinkDown, LinkUp, Notice, Retention
 from feed.bus.memory import MemoryBroker, MemoryBus
 from feed.errors import BusError
-from tests.bus.helpers import entries, entry, seqs, until
-from tests.bus.test_conformance import BOOK, TOPIC, catalogue
+from tests.bus.helpers import BOOK, TOPIC, entries, entry, seqs, until
+from tests.bus.test_conformance import catalogue
 
 
 class Rig:

@@ -1,14 +1,10 @@
 """What only a server can do: the format on it, refusals, lost links, frozen and restarted ones."""
 
 import asyncio
-import os
 import shutil
-import signal
-import socket
 import ssl
 import subprocess
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,45 +14,25 @@ from redis import Redis
 
 from feed.bus import redis as redis_module
 from feed.bus.base import Beat, CatalogueChanged, LinkDown, LinkUp, Notice, Retention
-from feed.bus.embedded import find_server
 from feed.bus.redis import RedisBus
 from feed.errors import BusError, ConfigError
-from tests.bus.helpers import Restartable, descriptors, entries, entry, seqs, until
-from tests.bus.test_conformance import BOOK, TOPIC, catalogue
+from tests.bus.helpers import (
+    BOOK,
+    TOPIC,
+    Restartable,
+    configured,
+    descriptors,
+    entries,
+    entry,
+    frozen,
+    opened,
+    receives_again,
+    seqs,
+    until,
+)
+from tests.bus.test_conformance import catalogue
 
 pytestmark = pytest.mark.redis
-
-
-@asynccontextmanager
-async def opened(url: str, **options: Any) -> AsyncIterator[RedisBus]:
-    bus = RedisBus(url, options.pop("retention", Retention()), **{"timeout_s": 10.0, **options})
-    await bus.start()
-    try:
-        yield bus
-    finally:
-        await bus.close()
-
-
-@contextmanager
-def configured(client: Redis, **settings: str) -> Iterator[None]:
-    """Change settings of the server, and put the former ones back."""
-    former = {name: str(client.config_get(name)[name]) for name in settings}
-    for name, value in settings.items():
-        client.config_set(name, value)
-    try:
-        yield
-    finally:
-        for name, value in former.items():
-            client.config_set(name, value)
-
-
-@contextmanager
-def frozen(server: Restartable) -> Iterator[None]:
-    os.kill(server.server.process.pid, signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        os.kill(server.server.process.pid, signal.SIGCONT)
 
 
 @pytest.fixture
@@ -330,12 +306,6 @@ async def test_a_cancelled_publish_leaves_no_reply_to_the_next(own_server: Resta
         assert seqs(await bus.history(TOPIC, 0)) == [1, 2, 3, 4]
 
 
-async def receives_again(bus: RedisBus, got: list[bytes]) -> None:
-    before = len(got)
-    await bus.publish([entry(TOPIC, 1_000 + before)])
-    await until(lambda: len(got) > before)
-
-
 async def test_a_killed_reader_says_so_and_reads_on(bus: RedisBus, raw: Any) -> None:
     got: list[bytes] = []
     told: list[Notice] = []
@@ -561,51 +531,3 @@ async def test_tls_is_spoken_and_certificates_are_checked(
         with pytest.raises(ConfigError, match="TLS files"):
             await RedisBus(f"{url}?ssl_ca_certs=/nowhere.pem", Retention()).start()
         await asyncio.wait(handlers)
-
-
-@pytest.fixture
-def sentinel(tmp_path: Path) -> Iterator[tuple[int, str]]:
-    """A server with a port and a sentinel that watches it; yields the sentinel's port."""
-    processes: list[subprocess.Popen[bytes]] = []
-
-    def launch(name: str, *arguments: str) -> int:
-        """Start on a port of the kernel's choice; bound before, so try again when it is taken."""
-        for _ in range(5):
-            with socket.socket() as probe:
-                probe.bind(("127.0.0.1", 0))
-                port = int(probe.getsockname()[1])
-            process = subprocess.Popen(
-                [find_server(), *arguments, "--port", str(port), "--bind", "127.0.0.1",
-                 "--dir", str(tmp_path), "--save", ""],
-                stdout=subprocess.DEVNULL,
-            )  # fmt: skip
-            while process.poll() is None:
-                try:
-                    socket.create_connection(("127.0.0.1", port), timeout=5).close()
-                except OSError:
-                    continue
-                processes.append(process)
-                return port
-        pytest.fail(f"{name} did not start")
-
-    try:
-        master = launch("server")
-        config = tmp_path / "sentinel.conf"
-        config.write_text(f"sentinel monitor prices 127.0.0.1 {master} 1\n")
-        yield launch("sentinel", str(config), "--sentinel"), f"127.0.0.1:{master}"
-    finally:
-        for process in processes:
-            process.terminate()
-            process.wait()
-
-
-async def test_sentinels_tell_where_the_server_is(sentinel: tuple[int, str]) -> None:
-    port, _ = sentinel
-    got: list[bytes] = []
-    async with opened(f"redis+sentinel://127.0.0.1:1,127.0.0.1:{port}/prices") as bus:
-        await bus.subscribe(TOPIC, got.append)
-        await bus.publish(entries(TOPIC, [1, 2]))
-        assert seqs(await bus.history(TOPIC, 0)) == [1, 2]
-        await until(lambda: len(got) == 2)
-    with pytest.raises(BusError, match="nobody"):
-        await RedisBus(f"redis+sentinel://127.0.0.1:{port}/nobody", Retention()).start()
