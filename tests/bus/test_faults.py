@@ -10,6 +10,7 @@ import select
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -215,6 +216,19 @@ async def test_a_probe_behind_megabytes_is_no_lost_one(
         body = bytes(20_000)
         await publisher.publish([entry(TOPIC, seq, body=body) for seq in range(1, 201)])
         await until(lambda: len(listener.got) == 200)
+        assert listener.told == []
+
+
+async def test_a_loop_that_is_busy_for_longer_than_the_rounds_blames_nobody(
+    own_server: Restartable,
+) -> None:
+    async with listening(own_server.url, round_s=0.02) as listener:
+        for _ in range(8):
+            # Nothing else runs for five rounds, three of which condemn.
+            time.sleep(0.1)  # noqa: ASYNC251
+            await asyncio.sleep(0)
+        await asyncio.sleep(0.1)
+        await receives_again(listener.bus, listener.got)
         assert listener.told == []
 
 
