@@ -29,7 +29,8 @@ async def _serve(settings: Settings) -> None:
 
 
 def main() -> None:
-    settings = Settings.from_env({}, **msgspec.json.decode(sys.argv[1]))
+    given = {"connects_per_s": 0.0, "drain_s": 0.0} | msgspec.json.decode(sys.argv[1])
+    settings = Settings.from_env({}, **given)
     uvloop.run(_serve(settings))
 
 

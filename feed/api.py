@@ -14,6 +14,7 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import BaseRoute, Route, WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
+from feed.admission import Refusal
 from feed.commands import Refused, from_query
 from feed.encoding import ENCODINGS, JSON, Encoding, unframe
 from feed.errors import BusError
@@ -59,11 +60,17 @@ def _refusal(websocket: WebSocket) -> Response | None:
         # Browsers do not apply the same-origin rule to WebSockets; the server must.
         if urlsplit(origin).netloc.lower() != websocket.headers.get("host", "").lower():
             return error(403, "forbidden", "this origin is not in FEED_ALLOWED_ORIGINS")
-    if len(gateway.clients) >= gateway.settings.max_clients:
-        refusal = error(503, "shed", "too many connections; try again later")
-        refusal.headers["retry-after"] = "5"
-        return refusal
-    return None
+    # Our own protocol class has counted this connect already; others may have come in since.
+    ours = EXTENSION in websocket.scope.get("extensions", {})
+    now_s = asyncio.get_running_loop().time()
+    refusal = gateway.door.closed(now_s) if ours else gateway.door.knock(now_s)
+    return None if refusal is None else _refused(refusal)
+
+
+def _refused(refusal: Refusal) -> Response:
+    answer = error(503, refusal.code, refusal.message)
+    answer.headers["retry-after"] = str(refusal.retry_after_s)
+    return answer
 
 
 async def ws(websocket: WebSocket) -> None:
@@ -265,8 +272,9 @@ async def stream(request: Request) -> Response:
         return error(400, e.name, str(e))
     if command is None or not command.topics:
         return error(400, "bad_option", "give topics=trade.kraken.BTC-USD,…")
-    if len(gateway.clients) >= gateway.settings.max_clients:
-        return error(503, "shed", "too many connections; try again later")
+    refusal = gateway.door.knock(asyncio.get_running_loop().time())
+    if refusal is not None:
+        return _refused(refusal)
     headers = {"cache-control": "no-store", "x-accel-buffering": "no"}
     return StreamingResponse(
         event_stream(gateway, query, event_id), media_type="text/event-stream", headers=headers
@@ -288,7 +296,9 @@ async def readyz(request: Request) -> Response:
     reasons: dict[str, Any] = {}
     if not relay.liveness.is_linked:
         reasons["bus"] = "the link to the bus is lost"
-    if len(gateway.clients) >= gateway.settings.max_clients:
+    if gateway.door.shut_until is not None:
+        reasons["draining"] = "this process is about to end"
+    if gateway.door.is_full:
         reasons["clients"] = "FEED_MAX_CLIENTS is reached"
     ok = not reasons
     body = {"ok": ok, "reasons": reasons, "clients": len(gateway.clients), "topics": relay.joined()}

@@ -222,7 +222,7 @@ def serve(host: str | None, port: int | None, bus: str | None, fd: int | None) -
 
     bus_ = _open_bus(settings)
     sock = bind(settings.host, settings.port) if fd is None else adopt(fd)
-    running = server(settings, bus_)
+    running = server(settings, bus_, is_shared=fd is not None)
 
     def stop(number: int, frame: FrameType | None) -> None:
         running.should_exit = True

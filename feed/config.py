@@ -29,10 +29,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         outbox_max_bytes: What may wait for one client.
         max_topics: Topics one connection may be subscribed to.
         max_clients: Connections one web process accepts.
+        connects_per_s: WebSockets and streams let in a second; more get 503. 0: no limit.
         commands_per_s: Commands a client may send; more is ``rate_limited``.
         message_max_bytes: Largest message a client may send.
         heartbeat_s: Between two heartbeats to a client.
         stuck_after_s: A client on which nothing moved for so long is closed.
+        drain_s: When the process is asked to end, its clients are closed spread over so long.
         linger_s: How long a topic stays joined on the bus after its last client left.
         patience_max_ms: Longest wait of an event for others to share its write, under load.
         allowed_origins: Browser origins beside our own that may connect; ``*`` for any.
@@ -53,10 +55,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     outbox_max_bytes: Annotated[int, Meta(ge=65536)] = 1 << 20
     max_topics: Positive = 5_000
     max_clients: Positive = 20_000
+    connects_per_s: Annotated[float, Meta(ge=0)] = 500.0
     commands_per_s: Positive = 20
     message_max_bytes: Positive = 262_144
     heartbeat_s: PositiveFloat = 5.0
     stuck_after_s: PositiveFloat = 30.0
+    drain_s: Annotated[float, Meta(ge=0)] = 10.0
     linger_s: PositiveFloat = 30.0
     patience_max_ms: Annotated[float, Meta(ge=0)] = 10.0
     allowed_origins: tuple[str, ...] = ()

@@ -13,8 +13,10 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
+from feed.admission import Door
 from feed.bus.base import Bus
 from feed.config import Settings
+from feed.errors import CloseCode
 from feed.hub import Hub
 from feed.outbox import Outbox
 from feed.relay import Relay, now_us
@@ -38,12 +40,17 @@ class Client(Protocol):
 
     def health(self, is_live: bool, since: int) -> None: ...
 
+    def leave(self, retry_after_ms: int) -> bool: ...
+
+    def close(self, code: CloseCode, reason: str, retry_after_ms: int | None = None) -> None: ...
+
 
 class Gateway:
     """Owns the hub and the relay, and every client's clock.
 
     Attributes:
         clients: Everybody connected.
+        door: Who may connect.
         evicted: Clients ended because nothing moved.
         said_plain: It has been logged that the ASGI server is not ours.
     """
@@ -56,6 +63,7 @@ class Gateway:
         self.relay.on_link = self._link
         self.bus_since = now_us()
         self.clients: dict[Client, int] = {}
+        self.door = Door(self.clients, settings.max_clients, settings.connects_per_s)
         self.evicted = 0
         self.said_plain = False
         self._slices: list[dict[Client, None]] = [{} for _ in range(_WHEEL)]
@@ -157,6 +165,8 @@ class Gateway:
         while True:
             due = max(due + period_s, self._loop.time())
             await asyncio.sleep(due - self._loop.time())
+            # If the loop stood still, what came meanwhile is heard before anybody is judged by it.
+            await asyncio.sleep(0)
             try:
                 work()
             except Exception:  # the task's outer edge: the next round has other clients

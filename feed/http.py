@@ -1,4 +1,4 @@
-"""I/O shell: uvicorn's HTTP protocol class with the two deadlines that it lacks.
+"""I/O shell: uvicorn's HTTP protocol class with a door, and the two deadlines that it lacks.
 
 A request whose head and body do not arrive in time, and a response (a stream of events) that the
 client stops taking, both hold a socket for ever under stock uvicorn.
@@ -9,20 +9,34 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import msgspec
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from feed.admission import Door, Refusal
 from feed.wire import unacknowledged
 
+_encode = msgspec.json.Encoder().encode
 _REQUEST_S = 10.0
+
+
+def _answer(refusal: Refusal) -> bytes:
+    body = _encode({"error": {"code": refusal.code, "message": refusal.message}})
+    return (
+        b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\n"
+        b"retry-after: %d\r\ncontent-length: %d\r\nconnection: close\r\n\r\n%s"
+    ) % (refusal.retry_after_s, len(body), body)
 
 
 class FeedHttpProtocol(HttpToolsProtocol):
     """One HTTP connection.
 
     Attributes:
+        door: Who may open a WebSocket. Asked before anything is done for the client: a refusal
+            here costs a sixth of one by the application.
         stuck_after_s: A response of which nothing moved for so long is ended by a reset.
     """
 
+    door: Door | None = None
     stuck_after_s = 30.0
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -50,7 +64,12 @@ class FeedHttpProtocol(HttpToolsProtocol):
 
     def handle_websocket_upgrade(self) -> None:
         self._got_request()  # from here the WebSocket protocol has its own deadline
-        super().handle_websocket_upgrade()
+        refusal = self.door.knock(self.loop.time()) if self.door is not None else None
+        if refusal is None:
+            super().handle_websocket_upgrade()
+        else:
+            self.transport.write(_answer(refusal))
+            self.transport.close()
 
     def pause_writing(self) -> None:
         super().pause_writing()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import heapq
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from itertools import count
 
 from feed.backlog import Item
@@ -201,6 +201,12 @@ class Hub:
         self._drop(outbox, state)
         self._unthrottle(outbox, state)
         outbox.forget(state)
+
+    def retire(self, outbox: Outbox, states: Iterable[TopicState]) -> None:
+        """Deliver nothing new of these topics; what waits stays."""
+        self.leave(outbox)
+        for state in states:
+            self._drop(outbox, state)
 
     def leave(self, outbox: Outbox) -> None:
         """Forget a client's throttled topics; the caller detaches the others."""

@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
+import logging
 import socket
+from types import FrameType
 
 import uvicorn
 
 from feed.app import create_app
 from feed.bus.base import Bus
 from feed.config import Settings
-from feed.errors import ConfigError
+from feed.drain import Schedule
+from feed.errors import CloseCode, ConfigError
+from feed.gateway import Client, Gateway
 from feed.http import FeedHttpProtocol
+from feed.relay import now_us
 from feed.wire import FeedProtocol
+
+log = logging.getLogger("feed.server")
 
 _BACKLOG = 4_096
 _GRACE_S = 5
+_TICK_S = 0.05
+_ECHO_S = 2.0
+_WHY = "the server restarts"
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -42,13 +53,89 @@ def adopt(fd: int) -> socket.socket:
     return socket.socket(fileno=fd)
 
 
-def server(settings: Settings, bus: Bus) -> uvicorn.Server:
-    """Return a uvicorn server for the application, set up as the product needs it."""
+class Server(uvicorn.Server):
+    """uvicorn's server, which lets its clients go one by one before it ends.
+
+    The first signal begins that, a second one ends it.
+
+    Args:
+        is_shared: The listening socket is somebody else's too: stop accepting at once, so that the
+            others get who comes. Else it stays open to the end, for who asks after our health.
+    """
+
+    def __init__(self, config: uvicorn.Config, gateway: Gateway, is_shared: bool) -> None:
+        super().__init__(config)
+        self._gateway = gateway
+        self._is_shared = is_shared
+        self._is_hurried = False
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        self._captured_signals.append(sig)
+        self._is_hurried = self.should_exit
+        self.should_exit = True
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        if self._is_shared:
+            for server in self.servers:
+                server.close()
+            for sock in sockets or []:
+                sock.close()
+        await self._drain(self._gateway.settings.drain_s)
+        await super().shutdown(sockets)
+
+    async def _drain(self, window_s: float) -> None:
+        """Close every client in its turn, once what waits for it has left."""
+        gateway = self._gateway
+        started = asyncio.get_running_loop().time()
+        gateway.door.shut_until = started + window_s
+        # Who is behind goes first: it needs the time.
+        clients = sorted(gateway.clients, key=lambda client: not client.outbox.blocked)
+        if clients:
+            log.info("letting %d clients go within %g s", len(clients), window_s)
+        schedule = Schedule(len(clients), window_s)
+        leaving: dict[Client, int] = {}
+        due = 0
+        while due < len(clients) or leaving:
+            elapsed_s = asyncio.get_running_loop().time() - started
+            if elapsed_s >= window_s or self._is_hurried:
+                break
+            before, due = due, schedule.due(elapsed_s)
+            leaving |= {clients[i]: i for i in range(before, due)}
+            gateway.hub.flush(now_us())
+            for client, i in list(leaving.items()):
+                if client.leave(schedule.retry_after_ms(i)):
+                    del leaving[client]
+            await asyncio.sleep(_TICK_S)
+        gateway.hub.flush(now_us())
+        for i, client in enumerate(list(gateway.clients)):
+            client.close(CloseCode.RESTARTING, _WHY, schedule.retry_late_ms(i))
+        await self._let_go(min(_ECHO_S, window_s))
+
+    async def _let_go(self, patience_s: float) -> None:
+        """Wait for the clients' echoes; then end by a reset what does not take our last bytes."""
+        loop = asyncio.get_running_loop()
+        end = loop.time() + patience_s
+        state = self.server_state
+        while loop.time() < end and not self._is_hurried:
+            if not state.tasks and not any(isinstance(c, FeedProtocol) for c in state.connections):
+                break
+            await asyncio.sleep(_TICK_S)
+        await asyncio.sleep(_TICK_S)  # uvloop writes at the end of a turn
+        for connection in list(state.connections):
+            if connection.transport.get_write_buffer_size():
+                connection.transport.abort()
+
+
+def server(settings: Settings, bus: Bus, is_shared: bool = False) -> Server:
+    """Return a server for the application, set up as the product needs it."""
+    app = create_app(settings, bus)
+    gateway: Gateway = app.state.gateway
+    # A class of its own, because uvicorn hands its protocols nothing of ours.
+    ours = {"stuck_after_s": settings.stuck_after_s, "door": gateway.door}
     config = uvicorn.Config(
-        create_app(settings, bus),
+        app,
         loop="uvloop",
-        # A class of its own, because uvicorn hands its protocols no settings of ours.
-        http=type("Http", (FeedHttpProtocol,), {"stuck_after_s": settings.stuck_after_s}),
+        http=type("Http", (FeedHttpProtocol,), ours),
         ws=FeedProtocol,
         ws_max_size=settings.message_max_bytes,
         ws_ping_interval=None,  # the gateway pings, and judges by progress
@@ -59,7 +146,7 @@ def server(settings: Settings, bus: Bus) -> uvicorn.Server:
         server_header=False,
         timeout_graceful_shutdown=_GRACE_S,
     )
-    return uvicorn.Server(config)
+    return Server(config, gateway, is_shared)
 
 
 async def serve(settings: Settings, bus: Bus, sock: socket.socket) -> None:

@@ -28,6 +28,8 @@ from feed.server import bind
 
 _READY_S = 20.0
 _STOP_S = 8.0
+#: There is no other server for the clients to go to, and nobody likes to wait after Ctrl-C.
+_DRAIN_S = 0.5
 _PR_SET_PDEATHSIG = 1
 _POLL_S = 0.1
 
@@ -82,8 +84,9 @@ def run(settings: Settings, ingest_flags: Sequence[str]) -> int:
 def _spawn(
     settings: Settings, bus: str, arguments: Sequence[str], *keep: int
 ) -> subprocess.Popen[bytes]:
+    drain_s = min(settings.drain_s, _DRAIN_S)
     environ = {k: v for k, v in os.environ.items() if not k.startswith("FEED_")}
-    environ |= settings.to_env() | {"FEED_BUS": bus}
+    environ |= settings.to_env() | {"FEED_BUS": bus, "FEED_DRAIN_S": str(drain_s)}
     return subprocess.Popen(
         [sys.executable, "-m", "feed", *arguments],
         env=environ,

@@ -256,6 +256,22 @@ class Connection:
         self._socket.close(code, reason)
         self.lost()
 
+    def leave(self, retry_after_ms: int) -> bool:
+        """Close as restarting once all that waits has left; return whether it has.
+
+        Nothing new is added from the first call on, so that a client which reads comes to an end.
+        """
+        if not self.is_open:
+            return True
+        self._gateway.hub.retire(self.outbox, self._states.values())
+        self._pending.clear()
+        while data := self.outbox.take(now_us()):
+            self._socket.write(data)
+        if self.outbox.is_waiting or self.outbox.blocked or self._socket.unsent():
+            return False
+        self.close(CloseCode.RESTARTING, "the server restarts", retry_after_ms)
+        return True
+
     # Commands.
 
     def _hear(self, data: bytes, is_text: bool) -> list[Action]:

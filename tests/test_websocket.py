@@ -210,7 +210,7 @@ async def test_past_max_clients_it_is_503_and_comes_back() -> None:
                 async with web.client():
                     pass
             assert refused.value.response.status_code == 503
-            assert refused.value.response.headers["retry-after"] == "5"
+            assert 5 <= int(refused.value.response.headers["retry-after"]) < 10
             assert (await web.get("/readyz"))[0] == 503
         await until(lambda: not web.gateway.clients)
         async with web.client() as client:

@@ -198,7 +198,7 @@ async def running(bus: Bus | None = None, **settings: Any) -> AsyncIterator[Web]
     """Serve on a free port with one listed symbol; nothing may stay behind."""
     retention = Retention()
     bus = bus or MemoryBus(MemoryBroker(), retention)
-    options = {"linger_s": 0.1, "patience_max_ms": 2.0, **settings}
+    options = {"linger_s": 0.1, "drain_s": 0.0, "patience_max_ms": 2.0, **settings}
     sock = bind("127.0.0.1", 0)
     process = server(Settings(**options), bus)
     process.install_signal_handlers = lambda: None  # type: ignore[attr-defined]
