@@ -25,7 +25,8 @@ log = logging.getLogger("feed.server")
 _BACKLOG = 4_096
 _GRACE_S = 5
 _TICK_S = 0.05
-_ECHO_S = 2.0
+#: What comes after the window: for the last ones to empty, then for the last echoes.
+_LATE_S = 1.0
 _WHY = "the server restarts"
 
 
@@ -97,7 +98,7 @@ class Server(uvicorn.Server):
         due = 0
         while due < len(clients) or leaving:
             elapsed_s = asyncio.get_running_loop().time() - started
-            if elapsed_s >= window_s or self._is_hurried:
+            if elapsed_s >= window_s + min(_LATE_S, window_s) or self._is_hurried:
                 break
             before, due = due, schedule.due(elapsed_s)
             leaving |= {clients[i]: i for i in range(before, due)}
@@ -109,7 +110,7 @@ class Server(uvicorn.Server):
         gateway.hub.flush(now_us())
         for i, client in enumerate(list(gateway.clients)):
             client.close(CloseCode.RESTARTING, _WHY, schedule.retry_late_ms(i))
-        await self._let_go(min(_ECHO_S, window_s))
+        await self._let_go(min(_LATE_S, window_s))
 
     async def _let_go(self, patience_s: float) -> None:
         """Wait for the clients' echoes; then end by a reset what does not take our last bytes."""
