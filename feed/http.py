@@ -64,6 +64,11 @@ class FeedHttpProtocol(HttpToolsProtocol):
 
     def handle_websocket_upgrade(self) -> None:
         self._got_request()  # from here the WebSocket protocol has its own deadline
+        # Below here it is taken for a request of HTTP/1.1 that has them (RFC 6455, 4.2.1).
+        has_host = any(name == b"host" for name, _ in self.headers)
+        if self.scope["http_version"] != "1.1" or not has_host:
+            self.send_400_response("A WebSocket needs HTTP/1.1 and a Host header.")
+            return
         refusal = self.door.knock(self.loop.time()) if self.door is not None else None
         if refusal is None:
             super().handle_websocket_upgrade()

@@ -46,6 +46,19 @@ async def ten_megabytes(web: Web, client: RawClient) -> None:
     assert close_code(await client.rest()) in (1009, None)
 
 
+async def a_flood_of_empty_messages(web: Web, client: RawClient) -> None:
+    await client.send(masked(1, b"") * 5_000)
+    assert close_code(await client.rest()) == 4500
+
+
+async def a_message_in_fragments_of_one_byte(web: Web, client: RawClient) -> None:
+    try:
+        await client.send(masked(1, b" ", fin=False) + masked(0, b" ", fin=False) * 100_000)
+    except ConnectionError:
+        return
+    await client.rest()
+
+
 async def binary_where_text_belongs(web: Web, client: RawClient) -> None:
     for _ in range(3):
         await client.send(masked(2, b'{"op":"ping"}'))
@@ -150,6 +163,8 @@ FAULTS = [
     wrong_json,
     deep_nesting,
     ten_megabytes,
+    a_flood_of_empty_messages,
+    a_message_in_fragments_of_one_byte,
     binary_where_text_belongs,
     unknown_ops,
     ten_thousand_topics,

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import resource
 import socket
+import zlib
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -260,6 +262,53 @@ async def test_a_bad_upgrade_is_answered_and_closed(web: Web, headers: bytes, st
     assert int(answer.split()[1]) == status, answer
     client.close()
     await until(lambda: not web.gateway.clients)
+
+
+REQUESTS = [
+    pytest.param(b"POST /v1/ws HTTP/1.1\r\nHost: x\r\n" + HEADERS + KEY, 405, id="POST"),
+    pytest.param(b"GET /v1/ws HTTP/1.0\r\nHost: x\r\n" + HEADERS + KEY, 400, id="HTTP/1.0"),
+    pytest.param(b"GET /v1/ws HTTP/1.1\r\n" + HEADERS + KEY, 400, id="no host"),
+    pytest.param(
+        b"GET /v1/ws?topics=" + b"x" * 65_536 + b" HTTP/1.1\r\nHost: x\r\n" + HEADERS + KEY,
+        414,
+        id="a URL of 64 KiB",
+    ),
+    pytest.param(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n", 400, id="TLS"),
+]
+
+
+@pytest.mark.parametrize(("request_", "status"), REQUESTS)
+async def test_a_request_that_is_none_is_answered_and_closed(
+    web: Web, request_: bytes, status: int
+) -> None:
+    sock = socket.create_connection(("127.0.0.1", web.port))
+    sock.setblocking(False)
+    client = RawClient(sock)
+    await client.send(request_ + b"\r\n")
+    answer = await client.rest()
+    assert int(answer.split()[1]) == status, answer
+    client.close()
+    await until(lambda: not web.gateway.clients)
+
+
+async def test_compression_is_not_agreed_to_so_a_bomb_is_only_a_wrong_frame(web: Web) -> None:
+    deflate = zlib.compressobj(wbits=-15)
+    bomb = deflate.compress(bytes(50 << 20)) + deflate.flush(zlib.Z_SYNC_FLUSH)
+    sock = socket.create_connection(("127.0.0.1", web.port))
+    sock.setblocking(False)
+    client = RawClient(sock)
+    offer = b"Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits\r\n"
+    await client.send(b"GET /v1/ws HTTP/1.1\r\nHost: x\r\n" + HEADERS + KEY + offer + b"\r\n")
+    answer = await client.receive()
+    assert b" 101 " in answer and b"extensions" not in answer.lower()
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    data = bytearray(masked(1, bomb))
+    data[0] |= 0x40  # compressed
+    await client.send(bytes(data))
+    rest = answer.partition(b"\r\n\r\n")[2] + await client.rest()
+    assert close_code(rest) == 1002
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 10_000  # KiB
+    client.close()
 
 
 async def test_a_client_that_vanishes_in_the_handshake_leaves_nothing(web: Web) -> None:
