@@ -5,11 +5,15 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+import os
 import signal
+import subprocess
+import sys
 import time
 import urllib.request
 from collections.abc import AsyncIterator, Awaitable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -173,7 +177,7 @@ async def test_a_second_signal_ends_it_at_once(valkey_url: str, numbers: tuple[i
 
 
 async def test_what_waits_for_a_client_leaves_before_it_does(valkey_url: str) -> None:
-    async with serving(valkey_url, drain_s=20) as served, publisher(valkey_url, "BTC-USD") as pub:
+    async with serving(valkey_url, drain_s=4) as served, publisher(valkey_url, "BTC-USD") as pub:
         await is_carried(served)
         slow = await RawClient.open(served.port, f"?topics={TRADE}&status=0", receive_bytes=65_536)
         stream = await asyncio.to_thread(
@@ -231,14 +235,16 @@ CLIENTS, WINDOW_S, SYMBOLS = 2_000, 10, 10
 
 
 class Reader(asyncio.Protocol):
-    """A client that reads everything and, when told to go, resumes where it is sent.
+    """A client that reads everything and, each time it is told to go, resumes at the next server.
 
     Attributes:
         ledger: Everything it was given, over both connections.
-        closes: When it was closed, by which code and with what advice.
+        closes: When it was closed, by which code and with what advice; no code is a 1006.
+        recovered: What it was told about its ``since``.
+        synced, refused: How often.
     """
 
-    def __init__(self, topic: str, then: int) -> None:
+    def __init__(self, topic: str, *then: int) -> None:
         self.ledger = Ledger()
         self.ledger.at[topic] = None
         self.closes: list[tuple[float, int | None, dict[str, Any]]] = []
@@ -246,7 +252,7 @@ class Reader(asyncio.Protocol):
         self.synced = 0
         self.refused = 0
         self._topic = topic
-        self._then = then
+        self._then = list(then)
         self._loop = asyncio.get_running_loop()
 
     async def connect(self, port: int) -> None:
@@ -277,7 +283,7 @@ class Reader(asyncio.Protocol):
                 code = int.from_bytes(body[:2], "big")
                 self.closes.append((time.monotonic(), code, self._said))
                 self._transport.write(masked(8, body[:2]))
-                if len(self.closes) == 1:
+                if self._then:
                     wait_s = self._said["retry_after_ms"] / 1_000
                     self._loop.call_later(wait_s, self._return)
                 return
@@ -301,10 +307,10 @@ class Reader(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         if len(self.closes) < self.synced:
-            self.closes.append((time.monotonic(), None, {}))  # 1006
+            self.closes.append((time.monotonic(), None, {}))
 
     def _return(self) -> None:
-        self._task = self._loop.create_task(self.connect(self._then))
+        self._task = self._loop.create_task(self.connect(self._then.pop(0)))
 
     def leave(self) -> None:
         self._transport.abort()
@@ -366,3 +372,64 @@ async def test_2000_clients_leave_evenly_over_10_s_and_miss_nothing_where_they_g
             assert got == [one["seq"] for one in pub.sent[topic]][-len(got) :]
         for reader in readers:
             reader.leave()
+
+
+async def test_a_rolling_restart_loses_nobody_an_entry(valkey_url: str) -> None:
+    """Three servers, each started before the one before it is asked to end."""
+    async with AsyncExitStack() as stack:
+        pub = await stack.enter_async_context(publisher(valkey_url, "BTC-USD"))
+        servers = [await stack.enter_async_context(serving(valkey_url, drain_s=2)) for _ in "123"]
+        for served in servers:
+            await is_carried(served)
+        ports = [served.port for served in servers]
+        await pub.publish(pub.trade())
+        readers = [Reader(TRADE, *ports[1:]) for _ in range(100)]
+        await asyncio.gather(*(reader.connect(ports[0]) for reader in readers))
+        await until(lambda: all(reader.synced == 1 for reader in readers))
+
+        async def publish() -> None:
+            while True:
+                await pub.publish(pub.trade(), pub.trade())
+                await asyncio.sleep(0.02)
+
+        publishing = asyncio.create_task(publish())
+        for round, served in enumerate(servers[:2], 2):
+            served.signal(signal.SIGTERM)
+            await until(lambda n=round: all(reader.synced == n for reader in readers))  # type: ignore[misc]
+            assert await served.ended() == 0, served.said()
+        publishing.cancel()
+        await asyncio.gather(publishing, return_exceptions=True)
+        last = pub.sent[TRADE][-1]["seq"]
+        await until(lambda: all(reader.ledger.at[TRADE] == last for reader in readers))
+        for reader in readers:
+            assert [code for _, code, _ in reader.closes] == [1012, 1012]
+            assert reader.recovered == [True, True] and not reader.ledger.lost
+            got = [one["seq"] for one in reader.ledger.of(TRADE)]
+            assert got == [one["seq"] for one in pub.sent[TRADE]][-len(got) :]
+            reader.leave()
+
+
+def test_ctrl_c_ends_a_whole_run_soon_and_still_tells_everybody(tmp_path: Path) -> None:
+    env = {k: v for k, v in os.environ.items() if not k.startswith("FEED_")}
+    with (tmp_path / "log").open("w+") as log:
+        arguments = [sys.executable, "-m", "feed", "run", "--exchange", "sim", "--port", "0"]
+        process = subprocess.Popen(arguments, env=env, stdout=log, stderr=subprocess.STDOUT)
+        try:
+
+            async def visit() -> None:
+                said = (tmp_path / "log").read_text
+                await until(lambda: "Dashboard: " in said(), 60)
+                port = int(said().partition("Dashboard: ")[2].split("/")[2].rpartition(":")[2])
+                clients = [await RawClient.open(port) for _ in range(10)]
+                process.send_signal(signal.SIGINT)
+                for client in clients:
+                    assert close_code(await client.receive_until_close()) == 1012
+                    client.close()
+
+            asyncio.run(visit())
+            assert process.wait(60) == 0
+        finally:
+            if process.poll() is None:
+                process.kill()
+                process.wait()
+        assert "Traceback" not in (tmp_path / "log").read_text()
