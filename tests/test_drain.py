@@ -7,6 +7,7 @@ import json
 import math
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -216,17 +217,59 @@ async def test_a_client_that_never_reads_does_not_hold_it_up(valkey_url: str) ->
         await is_carried(served)
         query = f"?topics={TRADE}&status=0"
         stuck = await RawClient.open(served.port, query, receive_bytes=4_096)
-        good = await RawClient.open(served.port, query)
-        await good.objects("synced", 1)
-        await pub.publish(*[pub.trade(pad=2_000) for _ in range(200)])
-        await good.objects("trade", 200)
-        served.signal(signal.SIGTERM)
-        data = await good.receive_until_close()
-        assert close_code(data) == 1012
-        await echo(good, data)
-        assert await served.ended(20) == 0, served.said()
+        with socket.socket() as stream:  # closed at the end, and not read before
+            stream.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+            stream.connect(("127.0.0.1", served.port))
+            stream.sendall(f"GET /v1/stream{query} HTTP/1.1\r\nhost: x\r\n\r\n".encode())
+            await until_true(lambda: has_clients(served, 2))
+            good = await RawClient.open(served.port, query)
+            await good.objects("synced", 1)
+            for _ in range(30):  # more than the kernel takes for a stream: 4 MB
+                await pub.publish(*[pub.trade(pad=2_000) for _ in range(100)])
+                await good.objects("trade", 100)
+            served.signal(signal.SIGTERM)
+            data = await good.receive_until_close()
+            assert close_code(data) == 1012
+            await echo(good, data)
+            assert await served.ended(20) == 0, served.said()
+            assert "graceful" not in served.said(), "uvicorn had to give up on it"
         assert close_code(await stuck.rest()) is None
         stuck.close()
+
+
+async def test_a_slow_client_comes_to_its_end_while_events_go_on(valkey_url: str) -> None:
+    """It takes half of what is published, so what waits for it would never be gone."""
+    async with (
+        serving(valkey_url, drain_s=6, outbox_max_bytes=1 << 18) as served,
+        publisher(valkey_url, "BTC-USD") as pub,
+    ):
+        await is_carried(served)
+        query = f"?topics={TRADE}&status=0"
+        slow = await RawClient.open(served.port, query, receive_bytes=16_384)
+
+        async def publish() -> None:
+            while True:
+                await pub.publish(*[pub.trade(pad=1_000) for _ in range(40)])
+                await asyncio.sleep(0.05)
+
+        publishing = asyncio.create_task(publish())
+        data, ledger, asked = bytearray(), Ledger(), False
+        ledger.at[TRADE] = None
+        while part := await slow.receive(20_000):
+            data += part
+            await asyncio.sleep(0.05)
+            if not asked and b"slow_consumer" in data:
+                served.signal(signal.SIGTERM)
+                asked = True
+            if asked and close_code(bytes(data)) is not None:
+                await slow.send(masked(8, (1012).to_bytes(2, "big")))
+        slow.close()
+        assert close_code(bytes(data)) == 1012 and closing(bytes(data))["code"] == 1012
+        for one in whole_objects(bytes(data)):
+            ledger.take(one)
+        publishing.cancel()
+        await asyncio.gather(publishing, return_exceptions=True)
+        assert await served.ended() == 0, served.said()
 
 
 # Two thousand clients.
