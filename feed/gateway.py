@@ -165,8 +165,6 @@ class Gateway:
         while True:
             due = max(due + period_s, self._loop.time())
             await asyncio.sleep(due - self._loop.time())
-            # If the loop stood still, what came meanwhile is heard before anybody is judged by it.
-            await asyncio.sleep(0)
             try:
                 work()
             except Exception:  # the task's outer edge: the next round has other clients
