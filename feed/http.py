@@ -32,7 +32,7 @@ class FeedHttpProtocol(HttpToolsProtocol):
 
     Attributes:
         door: Who may open a WebSocket. Asked before anything is done for the client: a refusal
-            here costs a fifth of one by the application.
+            here costs a quarter of one by the application.
         stuck_after_s: A response of which nothing moved for so long is ended by a reset.
     """
 
