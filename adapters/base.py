@@ -13,7 +13,7 @@ from typing import ClassVar, TypeAlias
 
 import msgspec
 
-from feed.models import Book, Cause, Event, Gap, Instrument
+from feed.models import Book, Cause, Event, Gap, Instrument, Trade
 
 
 class Stream(msgspec.Struct, frozen=True):
@@ -50,6 +50,10 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
         streams_per_connection: The runner never plans more.
         connects: Connection attempts allowed in ``connects_window_s``.
         silent_after_s: Without any data for so long a connection is stale and is replaced.
+        symbol_silent_after_s: One stream of a living connection is never stale sooner; see
+            ``adapters.silence``.
+        beat_every_s: How often each instrument has a ``Beat``, where the exchange sends one.
+        max_age_s: The exchange ends older connections.
         ping_every_s: How often ``Adapter.ping`` is sent; None where the exchange pings us.
         max_frame_bytes: Larger frames end the connection.
     """
@@ -59,6 +63,9 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     connects: int
     connects_window_s: float
     silent_after_s: float = 10.0
+    symbol_silent_after_s: float = 60.0
+    beat_every_s: float | None = None
+    max_age_s: float | None = None
     ping_every_s: float | None = None
     max_frame_bytes: int = 16 << 20
 
@@ -110,13 +117,65 @@ class Refused(msgspec.Struct, frozen=True):
 
 
 class Leave(msgspec.Struct, frozen=True):
-    """The exchange announced that it will end this connection; replace it."""
+    """This connection must be replaced.
+
+    Attributes:
+        serves_on: The exchange has only announced its end: until then it is as good as any, and
+            is kept until another one has taken its place.
+    """
 
     reason: str
+    serves_on: bool = False
+
+
+class Beat(msgspec.Struct, frozen=True):
+    """The exchange's sign of life for one instrument came (``Limits.beat_every_s``)."""
+
+    native: str
+
+
+class Mark(msgspec.Struct, frozen=True):
+    """The last trade of an instrument that came.
+
+    Attributes:
+        id: The exchange's, consecutive per instrument.
+        ts: When it was matched, µs, where backfill needs it.
+    """
+
+    id: int
+    ts: int | None = None
+
+
+class Resumed(msgspec.Struct, frozen=True):
+    """Where live trades go on after ``Adapter.resume``; it comes before the first of them.
+
+    Attributes:
+        after: The last trade that came before; None where the exchange has begun to
+            count anew.
+        before: The first id that comes live: what lies between is missing.
+    """
+
+    native: str
+    after: Mark | None
+    before: int
+
+
+class Page(msgspec.Struct, frozen=True):
+    """What a ``Fetch`` made by ``Adapter.backfill`` brought.
+
+    Attributes:
+        trades: Rising ids, with the trade each is of, marked ``backfill``; None for a number that
+            the exchange gives to no trade.
+    """
+
+    native: str
+    trades: tuple[tuple[int, Trade | None], ...]
 
 
 #: Events are published in the order given; ``Gap`` is one of them.
-Output: TypeAlias = Event | Checkpoint | Fetch | Send | Health | Refused | Leave
+Output: TypeAlias = (
+    Event | Checkpoint | Fetch | Send | Health | Refused | Leave | Beat | Resumed | Page
+)
 
 
 class Adapter(ABC):
@@ -215,9 +274,36 @@ class Adapter(ABC):
         """Take note that a ``Fetch`` failed; usually asks again."""
         return ()
 
-    def resync(self, native: str) -> Sequence[Output]:
-        """Start the instrument's books afresh without touching its neighbours."""
+    def resync(self, streams: Sequence[Stream], recv: int) -> Sequence[Output]:
+        """Subscribe to these streams of one instrument afresh, without touching its neighbours."""
         return ()
+
+    def whole(self, native: str, ts: int | None, recv: int) -> Sequence[Output]:
+        """Return the instrument's book as one snapshot and its checkpoint; () where none is live.
+
+        Args:
+            ts: Exchange time of its last change.
+        """
+        return ()
+
+    def marks(self) -> dict[str, Mark]:
+        """Return the last trade of each instrument whose trades are numbered consecutively."""
+        return {}
+
+    def resume(self, native: str, mark: Mark) -> None:
+        """Go on from a trade that came over another connection, or was fetched.
+
+        What is not newer is dropped; the first newer one is preceded by ``Resumed``.
+        """
+        return None
+
+    def backfill(self, native: str, after: Mark) -> Fetch | None:
+        """Return how to fetch the trades that follow ``after``, oldest first, as many as a page
+        holds; ``fetched`` then returns the ``Page``. None where the exchange cannot be asked so.
+
+        Its key is of no other fetch.
+        """
+        return None
 
     def ping(self) -> str | None:
         """Return the frame that keeps the connection alive, where we must send one."""

@@ -12,11 +12,13 @@ from urllib.parse import quote
 
 import msgspec
 
-from adapters.base import Adapter, Leave, Limits, Output, Plan, Refused, Send, Stream
+from adapters import binance_backfill
+from adapters.base import Adapter, Fetch, Leave, Limits, Mark, Output, Plan, Refused, Send, Stream
 from adapters.binance_book import WINDOW, DiffBook
 from adapters.binance_listing import name_future, name_spot, read_futures, read_spot
-from adapters.binance_streams import TAKERS, Take
+from adapters.binance_streams import TAKERS, Take, fills
 from adapters.book import BookFeed, DepthPacer
+from adapters.trade_ids import TradeIds, marks
 from feed.errors import BadPayload
 from feed.models import Instrument
 
@@ -108,6 +110,8 @@ class _Binance(Adapter):
     _depth_path: ClassVar[str]
     _channels: ClassVar[Mapping[str, str]]
     _by_previous: ClassVar[bool]
+    #: Channel -> path of its past trades, completed by symbol and first id.
+    _backfill_paths: ClassVar[Mapping[str, str]]
 
     @classmethod
     def streams(cls, instrument: Instrument, kinds: Collection[str]) -> list[Stream]:
@@ -147,6 +151,8 @@ class _Binance(Adapter):
         super().__init__(plan, kinds)
         self._pacer = DepthPacer()
         self._books: dict[str, DiffBook] = {}
+        #: Native symbol -> the channel its trades come on, and their ids.
+        self._trades: dict[str, tuple[str, TradeIds]] = {}
         #: Stream name -> what takes its frames, under the planned name and without the speed.
         self._routes: dict[bytes, Take] = {}
         chosen = frozenset(_one_a_topic(plan.streams))
@@ -171,6 +177,10 @@ class _Binance(Adapter):
             self._books[native] = book
             return book.take
         (topic,) = topics.values()
+        if channel in ("trade", "aggTrade"):
+            ids = TradeIds(topic, native)
+            self._trades[native] = channel, ids
+            return fills(channel, native, topic, self._pacer, ids)
         return TAKERS[channel](native, topic, self._pacer)
 
     def opened(self) -> Sequence[Send]:
@@ -212,34 +222,54 @@ class _Binance(Adapter):
     def _leave_out(self, kind: str) -> Sequence[Output]:
         """Pass over what is left out on purpose; ValueError for the rest."""
         if kind == "serverShutdown":
-            return (Leave("serverShutdown"),)
+            return (Leave("serverShutdown", serves_on=True),)
         if _VARIANT.sub(r"\1*", kind) not in self.ignored:
             raise ValueError(f"{kind[:40]!r} is not a stream of this connection")
         return ()
 
     def fetched(self, key: str, body: bytes, recv: int) -> Iterable[Output]:
+        what, _, name = key.partition(":")
         try:
-            return self._books[key.removeprefix("depth:")].fetched(body, recv)
+            if what == "trades":
+                native = name.partition("@")[0]
+                channel, ids = self._trades[native]
+                return (binance_backfill.page(channel, native, ids.topic, body, recv),)
+            return self._books[name].fetched(body, recv)
         except (ValueError, RecursionError) as e:
             raise BadPayload(self.name, body, str(e)[:200]) from e
 
     def fetch_failed(self, key: str, recv: int) -> Iterable[Output]:
         return self._books[key.removeprefix("depth:")].fetch_failed()
 
-    def resync(self, native: str) -> Sequence[Output]:
-        book = self._books.get(native)
-        if book is None:
-            return ()
-        names = [
-            f"{s.native.lower()}@{s.channel}"
-            for s in self.plan_.streams
-            if s.native == native and _base(s.channel) == "depth"
-        ]
-        sends = [
+    def resync(self, streams: Sequence[Stream], recv: int) -> Sequence[Output]:
+        names = [f"{one.native.lower()}@{one.channel}" for one in streams]
+        out: list[Output] = [
             Send(_encode({"method": method, "params": names, "id": number}).decode())
             for number, method in enumerate(("UNSUBSCRIBE", "SUBSCRIBE"), 1)
         ]
-        return [*sends, *book.restart("resync")]
+        for native in {one.native for one in streams if _base(one.channel) == "depth"}:
+            if native in self._books:
+                out += self._books[native].restart("resync")
+        return out
+
+    def whole(self, native: str, ts: int | None, recv: int) -> Sequence[Output]:
+        book = self._books.get(native)
+        return () if book is None else book.feed.whole(ts, recv)
+
+    def marks(self) -> dict[str, Mark]:
+        return marks({native: ids for native, (_, ids) in self._trades.items()})
+
+    def resume(self, native: str, mark: Mark) -> None:
+        if native in self._trades:
+            self._trades[native][1].resume(mark)
+
+    def backfill(self, native: str, after: Mark) -> Fetch | None:
+        channel, _ = self._trades[native]
+        path = self._backfill_paths.get(channel)
+        if path is None:
+            return None
+        first = after.id + 1
+        return Fetch(path.format(quote(native), first), f"trades:{native}@{first}")
 
 
 class Binance(_Binance):
@@ -251,7 +281,13 @@ class Binance(_Binance):
     listing_paths = ("/api/v3/exchangeInfo",)
     kinds = frozenset({"trade", "quote", "book", "depth", "ticker"})
     # 5 messages a second with our pongs; 1,024 streams, but the URL has to hold them.
-    limits = Limits(frames_per_s=4, streams_per_connection=200, connects=300, connects_window_s=300)
+    limits = Limits(
+        frames_per_s=4,
+        streams_per_connection=200,
+        connects=300,
+        connects_window_s=300,
+        max_age_s=86_400,
+    )
     _depth_path = "/api/v3/depth?symbol={}&limit=5000"
     _channels = {
         "trade": "trade",
@@ -261,6 +297,10 @@ class Binance(_Binance):
         "ticker": "ticker",
     }
     _by_previous = False
+    _backfill_paths = {
+        "trade": "/api/v3/historicalTrades?symbol={}&fromId={}&limit=1000",
+        "aggTrade": "/api/v3/aggTrades?symbol={}&fromId={}&limit=1000",
+    }
 
     @classmethod
     def instruments(cls, bodies: Sequence[bytes]) -> list[Instrument]:
@@ -279,7 +319,13 @@ class BinanceUsdm(_Binance):
     rest_url = "https://fapi.binance.com"
     listing_paths = ("/fapi/v1/exchangeInfo",)
     kinds = frozenset({"trade", "quote", "book", "depth", "ticker", "derivative"})
-    limits = Limits(frames_per_s=8, streams_per_connection=200, connects=300, connects_window_s=300)
+    limits = Limits(
+        frames_per_s=8,
+        streams_per_connection=200,
+        connects=300,
+        connects_window_s=300,
+        max_age_s=86_400,
+    )
     _depth_path = "/fapi/v1/depth?symbol={}&limit=1000"
     _channels = {
         "trade": "aggTrade",
@@ -290,6 +336,7 @@ class BinanceUsdm(_Binance):
         "derivative": "markPrice@1s",
     }
     _by_previous = True
+    _backfill_paths = {"aggTrade": "/fapi/v1/aggTrades?symbol={}&fromId={}&limit=1000"}
 
     @classmethod
     def _route(cls, channel: str) -> str:

@@ -95,13 +95,16 @@ class DiffBook:
         feed: Where the events come from.
         path: Of the REST snapshot.
         by_previous: The futures' rules (``pu``), not spot's.
+
+    Attributes:
+        feed: As given.
     """
 
     def __init__(
         self, native: str, feed: BookFeed, pacer: DepthPacer, path: str, by_previous: bool
     ) -> None:
         self._native = native
-        self._feed = feed
+        self.feed = feed
         self._pacer = pacer
         self._fetch = Fetch(path, f"depth:{native}")
         self._by_previous = by_previous
@@ -121,7 +124,7 @@ class DiffBook:
             ValueError: It cannot be understood; nothing has changed.
         """
         update, numbers = self._read(frame)
-        feed, ts = self._feed, update.E * 1000
+        feed, ts = self.feed, update.E * 1000
         self._recv = recv
         if feed.is_live and update.u <= self._last:  # had it
             return self._pacer.advance(ts)
@@ -156,7 +159,7 @@ class DiffBook:
             return ()
         ts = None if snapshot.E is None else snapshot.E * 1000
         self._answer = _Answer(snapshot.lastUpdateId, book, ts, recv)
-        return self._refresh() if self._feed.is_live else self._join()
+        return self._refresh() if self.feed.is_live else self._join()
 
     def fetch_failed(self) -> Sequence[Output]:
         """Ask again, if the snapshot is still wanted."""
@@ -203,10 +206,10 @@ class DiffBook:
         return [self._fetch]
 
     def _break(self, reason: str, recv: int) -> list[Output]:
-        if not self._feed.is_live:
+        if not self.feed.is_live:
             return []
         self._held = self._answer = None
-        return self._feed.broken(reason, recv)
+        return self.feed.broken(reason, recv)
 
     def _joins(self, answer: _Answer) -> bool:
         """Whether the first held update, which reaches the snapshot, leaves no hole behind it."""
@@ -231,7 +234,7 @@ class DiffBook:
             return []  # no update reaches the snapshot yet
         if not self._joins(answer):
             return self._ask()
-        held, feed = self._held, self._feed
+        held, feed = self._held, self.feed
         self._held = self._answer = None
         self._last = answer.id
         feed.book = answer.book
@@ -272,5 +275,5 @@ class DiffBook:
             if one.u > answer.id:
                 answer.book.apply(update.b, update.a, numbers)
         self._held = self._answer = None
-        self._feed.book = answer.book
-        return self._feed.restart(ts, recv)
+        self.feed.book = answer.book
+        return self.feed.restart(ts, recv)

@@ -8,23 +8,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from typing import Any, Generic, TypeAlias, TypeVar
 
 import msgspec
 from msgspec.structs import replace
 
-from adapters.base import Output, upstream_gap
+from adapters.base import Output
 from adapters.book import DepthPacer
 from adapters.text import Millis, Number, decimal, signed
+from adapters.trade_ids import TradeIds
 from feed.models import Derivative, Quote, Side, Ticker, Trade
 
 T = TypeVar("T")
 #: Frame and receive time -> what follows.
 Take: TypeAlias = Callable[[bytes, int], Sequence[Output]]
-
-#: Numbers so far back are not repeats: the exchange started its numbers anew.
-RENUMBERED = 100_000
 
 
 class _Frame(msgspec.Struct, Generic[T], gc=False):
@@ -103,26 +100,27 @@ def _digits(text: str) -> str:
     return text if _is_plain(text) else decimal(text)
 
 
-def _fills(
-    decode: Callable[[bytes], _Frame[Any]], native: str, topic: str, pacer: DepthPacer
-) -> Take:
-    last = -1
+def fills(channel: str, native: str, topic: str, pacer: DepthPacer, ids: TradeIds) -> Take:
+    """Return the taker of ``trade`` or ``aggTrade``, whose numbers are consecutive."""
+    decode: Callable[[bytes], _Frame[Any]] = (
+        _decode_trade if channel == "trade" else _decode_agg_trade
+    )
 
     def take(frame: bytes, recv: int) -> Sequence[Output]:
-        nonlocal last
         trade = decode(frame).data
         if trade.s != native:
             raise ValueError(f"{trade.s!r} in the stream of {native}")
         number, price, size = trade.t, _digits(trade.p), _digits(trade.q)
         ts = trade.T * 1000
         out = pacer.advance(ts)
-        before, last = last, number
-        if number != before + 1 and before >= 0:
-            if before - RENUMBERED < number <= before:  # had it
-                last = before
+        if number == ids.expected:
+            ids.last = number
+            ids.expected = number + 1
+        else:
+            said = ids.reach(number, recv)
+            if said is None:  # had it
                 return out
-            lost = number - before - 1 if before < number < before + RENUMBERED else None
-            out = (*out, upstream_gap(topic, recv, "upstream_sequence", lost))
+            out = (*out, *said)
         if price[0] == "0" and not float(price):
             return out  # on futures an insurance or ADL entry (X is NA): a number, but no trade
         side: Side = "sell" if trade.m else "buy"  # m: the buyer is the maker
@@ -194,10 +192,8 @@ def _derivatives(native: str, topic: str, pacer: DepthPacer) -> Take:
     return take
 
 
-#: Channel -> what makes its taker from native symbol, topic and pacer.
+#: Channel -> what makes its taker from native symbol, topic and pacer; but for trades.
 TAKERS: Mapping[str, Callable[[str, str, DepthPacer], Take]] = {
-    "trade": partial(_fills, _decode_trade),
-    "aggTrade": partial(_fills, _decode_agg_trade),
     "bookTicker": _quotes,
     "ticker": _tickers,
     "markPrice": _derivatives,

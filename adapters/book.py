@@ -370,6 +370,18 @@ class BookFeed:
             out.append(Health(self._native, self._kinds, "live", None))
         return out
 
+    def whole(self, ts: int | None, recv: int) -> list[Output]:
+        """Return ``book`` as it stands as a snapshot, and its checkpoint; [] where it is not live.
+
+        Nothing else changes: ``depth`` and ``quote`` have been said.
+        """
+        if self._book_topic is None or not self.is_live:
+            return []
+        self._deltas = 0
+        bids, asks = self.book.window()
+        whole = BookEvent(self._book_topic, 0, ts, recv, 0, bids, asks, True)
+        return [whole, self._checkpoint(bids, asks, ts, recv)]
+
     def delta(
         self,
         bids: Sequence[Level],

@@ -201,9 +201,22 @@ class _Bybit(ChannelAdapter):
                     out += self._afresh(stream)
         return out
 
-    def resync(self, native: str) -> Sequence[Output]:
-        own = [one.stream for one in self._books.values() if one.stream.native == native]
-        return [send for stream in own for send in self._afresh(stream)]
+    def resync(self, streams: Sequence[Stream], recv: int) -> Sequence[Output]:
+        out: list[Output] = []
+        for stream in streams:
+            topic = self._topics[stream.native].get("trade")
+            if stream.channel == "publicTrade" and topic is not None:
+                # Nothing numbers them: what comes meanwhile is lost unseen.
+                out.append(upstream_gap(topic, recv, "upstream_sequence", None))
+            out += self._afresh(stream)
+        return out
+
+    def whole(self, native: str, ts: int | None, recv: int) -> Sequence[Output]:
+        found: list[Output] = []
+        for book in self._books.values():
+            if book.stream.native == native:
+                found += book.feed.whole(ts, recv)
+        return found
 
     def _subscribe(self, streams: tuple[Stream, ...]) -> Send:
         self._request_count += 1

@@ -9,9 +9,9 @@ from typing import ClassVar, TypeVar
 
 import msgspec
 
-from adapters.base import Adapter, Output, Plan, Stream, upstream_gap
+from adapters.base import Adapter, Output, Plan, Stream
 from adapters.book import BookFeed, DepthPacer
-from feed.models import Gap, Instrument, Level
+from feed.models import Instrument, Level
 from feed.topics import symbol_text
 
 #: A stream whose snapshot is bad or does not come is subscribed again, but not sooner, µs.
@@ -117,29 +117,6 @@ class BookStream:
             self._not_before = recv + RESUBSCRIBE_US
             out += afresh()
         return out
-
-
-class TradeIds:
-    """The trade ids of one topic, consecutive on this exchange.
-
-    Attributes:
-        last: The newest seen; None before the first.
-    """
-
-    def __init__(self, topic: str) -> None:
-        self.topic = topic
-        self.last: int | None = None
-
-    def reach(self, number: int) -> int | None:
-        """Go on to ``number`` and return how many before it are missing; None if it is old."""
-        last = self.last
-        if last is not None and number <= last:
-            return None
-        self.last = number
-        return 0 if last is None else number - last - 1
-
-    def gap(self, lost: int, recv: int) -> Gap:
-        return upstream_gap(self.topic, recv, "upstream_sequence", lost)
 
 
 def is_json(frame: bytes) -> bool:

@@ -12,12 +12,25 @@ import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import partial
 from itertools import chain
+from urllib.parse import quote
 
 import msgspec
 
-from adapters.base import Leave, Limits, Output, Plan, Refused, Send, Stream
+from adapters.base import (
+    Beat,
+    Fetch,
+    Leave,
+    Limits,
+    Mark,
+    Output,
+    Page,
+    Plan,
+    Refused,
+    Send,
+    Stream,
+)
 from adapters.book import DepthPacer
-from adapters.channels import BookStream, ChannelAdapter, TradeIds, find, is_json
+from adapters.channels import BookStream, ChannelAdapter, find, is_json
 from adapters.coinbase_frames import (
     Error,
     Heartbeat,
@@ -27,15 +40,19 @@ from adapters.coinbase_frames import (
     TickerFields,
     Update,
     decode,
+    decode_past,
     decode_type,
 )
 from adapters.coinbase_listing import name_spot, read_spot
 from adapters.text import decimal, levels, micros
+from adapters.trade_ids import TradeIds, marks
 from feed.errors import BadPayload
 from feed.models import Instrument, Side, Ticker, Trade
 
 #: Snapshots are whole; clients see the best 1,000 a side.
 BOOK_LEVELS = 1_000
+#: Trades a page of the past, the most that is given.
+PAGE = 1_000
 #: Channel -> the kinds it feeds. ``level2`` asks for a key today; tapes of 2021 have it.
 FEEDS = {
     "level2_batch": ("book", "depth", "quote"),
@@ -79,6 +96,7 @@ class Coinbase(ChannelAdapter):
         streams_per_connection=100,
         connects=4,
         connects_window_s=1,
+        beat_every_s=1,
         max_frame_bytes=64 << 20,
     )
     ignored = {
@@ -125,7 +143,7 @@ class Coinbase(ChannelAdapter):
             if one.channel in ("level2_batch", "level2")
         }
         self._ids = {
-            native: TradeIds(topics["trade"])
+            native: TradeIds(topics["trade"], native)
             for native, topics in self._topics.items()
             if "trade" in topics
         }
@@ -151,8 +169,7 @@ class Coinbase(ChannelAdapter):
                 case LastMatch() as match:
                     # A trade of before we came: not emitted, but what follows it counts from it.
                     ids = self._ids.get(match.product_id)
-                    if ids is not None and ids.last is None:
-                        ids.last = match.trade_id
+                    return () if ids is None else ids.known(match.trade_id, recv)
                 case Error() as error:
                     return self._error(error)
         except (ValueError, RecursionError) as e:
@@ -170,14 +187,55 @@ class Coinbase(ChannelAdapter):
         out: list[Output] = []
         for one, book in self._books.items():
             if native in (None, one):
-                out += book.lost("unreadable", recv, partial(self.resync, one))
+                out += book.lost("unreadable", recv, partial(self.resync, (book.stream,), recv))
         return out
 
-    def resync(self, native: str) -> Sequence[Output]:
+    def resync(self, streams: Sequence[Stream], recv: int) -> Sequence[Output]:
+        return [_request(type_, streams) for type_ in ("unsubscribe", "subscribe")]
+
+    def whole(self, native: str, ts: int | None, recv: int) -> Sequence[Output]:
         book = self._books.get(native)
-        if book is None:
-            return ()
-        return [_request(type_, (book.stream,)) for type_ in ("unsubscribe", "subscribe")]
+        return () if book is None else book.feed.whole(ts, recv)
+
+    def marks(self) -> dict[str, Mark]:
+        return marks(self._ids)
+
+    def resume(self, native: str, mark: Mark) -> None:
+        if native in self._ids:
+            self._ids[native].resume(mark)
+
+    def backfill(self, native: str, after: Mark) -> Fetch | None:
+        # Pages go back from ``after``, newest first; ids are dense, so the page that ends with
+        # ours can be named (source: docs.cdp.coinbase.com, exchange/rest-api/pagination).
+        past = after.id + 1 + PAGE
+        path = f"/products/{quote(native)}/trades?limit={PAGE}&after={past}"
+        return Fetch(path, f"trades:{native}@{after.id}")
+
+    def fetched(self, key: str, body: bytes, recv: int) -> Iterable[Output]:
+        native = key.removeprefix("trades:").rpartition("@")[0]
+        topic = self._ids[native].topic
+        try:
+            trades = tuple(
+                (
+                    one.trade_id,
+                    Trade(
+                        topic,
+                        0,
+                        micros(one.time),
+                        recv,
+                        0,
+                        str(one.trade_id),
+                        decimal(one.price),
+                        decimal(one.size),
+                        TAKER_SIDE[one.side],
+                        backfill=True,
+                    ),
+                )
+                for one in reversed(decode_past(body))
+            )
+        except (ValueError, RecursionError) as e:
+            raise BadPayload(self.name, body, str(e)[:200]) from e
+        return (Page(native, trades),)
 
     def _is_ignored(self, frame: bytes) -> bool:
         try:
@@ -192,7 +250,7 @@ class Coinbase(ChannelAdapter):
         ts = micros(snapshot.time) if snapshot.time else None
         out = [*self._pacer.advance(ts)] if ts is not None else []
         if not book.start(bids, asks) or book.feed.book.is_crossed:
-            return out + book.lost("snapshot", recv, partial(self.resync, native))
+            return out + book.lost("snapshot", recv, partial(self.resync, (book.stream,), recv))
         return out + book.feed.restart(ts, recv)
 
     def _update(self, update: Update, recv: int) -> Sequence[Output]:
@@ -202,10 +260,10 @@ class Coinbase(ChannelAdapter):
         asks = levels((price, size) for side, price, size in update.changes if side == "sell")
         out = [*self._pacer.advance(ts)]
         if not book.feed.is_live:
-            return out + book.lost("snapshot", recv, partial(self.resync, native))
+            return out + book.lost("snapshot", recv, partial(self.resync, (book.stream,), recv))
         events = book.feed.delta(bids, asks, ts, recv)
         if book.feed.book.is_crossed:
-            return out + book.lost("crossed", recv, partial(self.resync, native))
+            return out + book.lost("crossed", recv, partial(self.resync, (book.stream,), recv))
         return out + events
 
     def _match(self, match: Match, recv: int) -> Sequence[Output]:
@@ -213,11 +271,10 @@ class Coinbase(ChannelAdapter):
         price, size, ts = decimal(match.price), decimal(match.size), micros(match.time)
         out = [*self._pacer.advance(ts)]
         ids = self._ids.get(match.product_id)
-        missing = ids.reach(match.trade_id) if ids is not None else None
-        if ids is None or missing is None:
+        said = ids.reach(match.trade_id, recv) if ids is not None else None
+        if ids is None or said is None:
             return out
-        if missing:
-            out.append(ids.gap(missing, recv))
+        out += said
         side = TAKER_SIDE[match.side]
         out.append(Trade(ids.topic, 0, ts, recv, 0, str(match.trade_id), price, size, side))
         return out
@@ -225,13 +282,12 @@ class Coinbase(ChannelAdapter):
     def _heartbeat(self, beat: Heartbeat, recv: int) -> Sequence[Output]:
         """Declare lost what the heartbeat before knew of and what still has not come."""
         find(self._topics, beat.product_id)
-        out = [*self._pacer.advance(micros(beat.time))]
+        out = [*self._pacer.advance(micros(beat.time)), Beat(beat.product_id)]
         known = self._beats.get(beat.product_id)
         self._beats[beat.product_id] = beat.last_trade_id
         ids = self._ids.get(beat.product_id)
-        if ids is not None and ids.last is not None and known is not None and known > ids.last:
-            out.append(ids.gap(known - ids.last, recv))
-            ids.last = known
+        if ids is not None and ids.last is not None and known is not None:
+            out += ids.known(known, recv)
         return out
 
     def _ticker(self, ticker: TickerFields, recv: int) -> list[Output]:

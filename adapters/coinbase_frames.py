@@ -37,6 +37,16 @@ class LastMatch(msgspec.Struct, tag="last_match"):
     trade_id: Number
 
 
+class Past(msgspec.Struct):
+    """One trade of ``/products/<id>/trades``; ``side`` is the maker's here as well."""
+
+    trade_id: Number
+    side: Side
+    price: str
+    size: str
+    time: str
+
+
 class TickerFields(msgspec.Struct, tag="ticker"):
     product_id: str
     price: str
@@ -71,4 +81,5 @@ class _Type(msgspec.Struct):
 decode = msgspec.json.Decoder(
     Snapshot | Update | Match | LastMatch | TickerFields | Heartbeat | Subscriptions | Error
 ).decode
+decode_past = msgspec.json.Decoder(list[Past]).decode
 decode_type = msgspec.json.Decoder(_Type).decode

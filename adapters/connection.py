@@ -9,21 +9,37 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
-from adapters.base import Checkpoint, Fetch, Health, Leave, Output, Plan, Refused, Send
+from adapters.base import (
+    Beat,
+    Checkpoint,
+    Fetch,
+    Health,
+    Leave,
+    Mark,
+    Output,
+    Plan,
+    Refused,
+    Resumed,
+    Send,
+    Stream,
+    upstream_gap,
+)
 from adapters.pacer import Pacer
+from adapters.recovery import Recovery
 from adapters.rest import FetchFailed, is_local
+from adapters.silence import Beats, Silence, watched
 from adapters.status import Input
 from adapters.tasks import alongside
 from feed.backoff import delay
 from feed.errors import BadPayload, StaleConnection
 from feed.models import Book, Depth, Derivative, Gap, Liquidation, Quote, Ticker, Trade
-from feed.topics import EVENT_KINDS
+from feed.topics import EVENT_KINDS, parse_topic
 
 if TYPE_CHECKING:
     from adapters.runner import Runner
@@ -35,6 +51,8 @@ EVENTS = frozenset({Trade, Quote, Book, Depth, Ticker, Derivative, Liquidation, 
 QUEUE_FRAMES = 256
 #: How exactly a silence is timed.
 TICK_S = 0.25
+#: Every so many ticks single streams are looked at.
+SYMBOL_TICKS = 4
 #: A repeated fetch of one key is spaced by backoff until it has not been asked for so long.
 FETCH_MEMORY_S = 60.0
 
@@ -43,32 +61,62 @@ class Leaving(StaleConnection):
     """The exchange asked us to replace the connection; that is no failure."""
 
 
+class Slot:
+    """What the connections that follow one another in one place have in common.
+
+    Args:
+        index: Which connection of the exchange, for the status board.
+        topics: What it feeds.
+
+    Attributes:
+        facts: The topics of facts among them.
+        silence, beats: None of a tape.
+        marks: Native symbol -> the last trade that came; nothing of a tape, which may start over.
+        owes_gaps: A connection fed these topics and was lost, and the gap has not been said.
+    """
+
+    def __init__(self, runner: Runner, plan: Plan, index: int, topics: Iterable[str]) -> None:
+        self.plan = plan
+        self.index = index
+        self.topics = sorted(topics)
+        self.facts = [t for t in self.topics if t.partition(".")[0] in EVENT_KINDS]
+        self.natives = {one.symbol: native for native, one in plan.instruments.items()}
+        self.marks: dict[str, Mark] = {}
+        self.owes_gaps = False
+        self.silence: Silence | None = None
+        self.beats: Beats | None = None
+        limits = runner.limits
+        if not runner.is_tape:
+            judged = watched(runner.adapter, plan, self.topics, runner.kinds)
+            self.silence = Silence(judged, floor_s=limits.symbol_silent_after_s)
+            if limits.beat_every_s is not None:
+                self.beats = Beats(limits.beat_every_s)
+
+
 class Connection:
     """One connection of a plan.
 
     Args:
         runner: What all connections share.
-        index: Which connection of the exchange, for the status board.
-        topics: What it feeds.
-        owes_gaps: An earlier connection fed these topics and was lost.
+        slot: Its place.
 
     Attributes:
         fed: Whether it has brought an event.
-        owes_gaps: Whether the topics still need the gap that says so.
     """
 
-    def __init__(
-        self, runner: Runner, plan: Plan, index: int, topics: Iterable[str], owes_gaps: bool
-    ) -> None:
+    def __init__(self, runner: Runner, slot: Slot) -> None:
         self.fed = False
-        self.owes_gaps = owes_gaps
         self._runner = runner
-        self._index = index
-        self._name = f"ws{index + 1}"
-        self._topics = sorted(topics)
-        self._facts = [t for t in self._topics if t.partition(".")[0] in EVENT_KINDS]
-        self._plan = plan
-        self._adapter = runner.adapter(plan, runner.kinds)
+        self._slot = slot
+        self._name = f"ws{slot.index + 1}"
+        self._plan = slot.plan
+        self._adapter = runner.adapter(slot.plan, runner.kinds)
+        for native, mark in slot.marks.items():
+            self._adapter.resume(native, mark)
+        trades = {
+            native: f"trade.{runner.name}.{symbol}" for symbol, native in slot.natives.items()
+        }
+        self._recovery = Recovery(runner, self._adapter, trades)
         self._outbox: asyncio.Queue[str] = asyncio.Queue()
         self._fetch_failed: asyncio.Future[None] | None = None
         self._fetches: set[asyncio.Task[None]] = set()
@@ -112,6 +160,9 @@ class Connection:
                 for fetch in self._fetches:
                     fetch.cancel()
                 await asyncio.gather(*self._fetches, return_exceptions=True)
+                await self._recovery.close()
+                if not self._runner.is_tape:
+                    self._slot.marks = self._adapter.marks()
 
     async def _serve(self, socket: ClientConnection) -> None:
         await self._read(socket)
@@ -190,6 +241,13 @@ class Connection:
                 runner.tell(runner.board.topics(topics, what, reason, now))
             case Refused():
                 self._refuse(output, now)
+            case Beat(native):
+                if self._slot.beats is not None:
+                    self._slot.beats.heard.add(native)
+            case Resumed():
+                if not self.fed:
+                    self._begin(now)
+                self._recovery.resumed(output)
             case Leave(reason):
                 self._leave = reason
 
@@ -207,16 +265,20 @@ class Connection:
     def _begin(self, recv: int) -> None:
         """Say that the connection brings data, and first what was missed without it."""
         self.fed = True
-        runner, now = self._runner, self._runner.clock()
-        if self.owes_gaps:
-            self.owes_gaps = False
-            for topic in self._facts:
-                gap = Gap(topic, 0, None, recv, 0, "upstream_disconnect", None)
-                runner.sink.put(gap, now)
+        runner, slot, now = self._runner, self._slot, self._runner.clock()
+        if slot.owes_gaps:
+            slot.owes_gaps = False
+            for topic in slot.facts:
+                kind, _, symbol = parse_topic(topic)
+                native = slot.natives[symbol]
+                if kind == "trade" and native in slot.marks:
+                    self._recovery.begin(native, slot.marks[native])
+                else:
+                    runner.sink.put(upstream_gap(topic, recv, "upstream_disconnect", None), now)
         # No trade is no fault; a book is only live when it is there.
-        facts = [topic for topic in self._facts if not topic.startswith("book.")]
+        facts = [topic for topic in slot.facts if not topic.startswith("book.")]
         runner.tell(runner.board.topics(facts, Input.FED, None, now))
-        runner.tell(runner.board.connection(self._index, Input.FED, None, now))
+        runner.tell(runner.board.connection(slot.index, Input.FED, None, now))
 
     async def _fetch(self, fetch: Fetch) -> None:
         runner = self._runner
@@ -278,21 +340,65 @@ class Connection:
             self._outbox.put_nowait(frame)
 
     async def _watch(self) -> None:
-        """End the connection when nothing readable has come for too long.
+        """End the connection when nothing readable has come for too long, and judge its streams.
 
         Counts its own turns, not time: after a pause of this process the frames that wait unread
         get their turn first.
         """
-        runner, silent_after_s = self._runner, self._runner.limits.silent_after_s
-        quiet = 0
+        runner, slot, silent_after_s = self._runner, self._slot, self._runner.limits.silent_after_s
+        quiet = listened = 0
+        if slot.silence is not None:
+            slot.silence.restart()
         while True:
             await asyncio.sleep(TICK_S)
+            if not runner.sink.is_full and self.fed:
+                listened += 1
+                if listened == SYMBOL_TICKS:
+                    listened = 0
+                    self._judge(SYMBOL_TICKS * TICK_S)
             if self._heard or runner.sink.is_full:
                 self._heard, quiet = False, 0
                 continue
             quiet += 1
             if quiet * TICK_S >= silent_after_s:
                 now = runner.clock()
-                runner.tell(runner.board.topics(self._topics, Input.SILENT, "silent", now))
-                runner.tell(runner.board.connection(self._index, Input.SILENT, "silent", now))
+                runner.tell(runner.board.topics(slot.topics, Input.SILENT, "silent", now))
+                runner.tell(runner.board.connection(slot.index, Input.SILENT, "silent", now))
                 raise StaleConnection(f"silent for {silent_after_s:g} s")
+
+    def _judge(self, listened_s: float) -> None:
+        """Say which streams of a living connection have fallen silent, and take them afresh."""
+        runner, slot = self._runner, self._slot
+        silence, beats, board = slot.silence, slot.beats, runner.board
+        if silence is None:
+            return
+        now = runner.clock()
+        for one in silence.tick(listened_s, board.last_event):
+            log.warning("%s: %s is silent", runner.name, ", ".join(one.topics))
+            runner.tell(board.topics(one.topics, Input.SILENT, "silent", now))
+        asked: dict[str, Sequence[Stream]] = {
+            native: streams if silence.speaks(native) else self._streams_of(native)
+            for native, streams in silence.silent().items()
+        }
+        if beats is not None:
+            stopped, back = beats.tick(listened_s)
+            for native in stopped:
+                log.warning("%s: no heartbeat of %s", runner.name, native)
+                runner.tell(board.topics(self._topics_of(native), Input.SILENT, "no_beat", now))
+            for native in back:
+                silent = {t for one in silence.fallen(native) for t in one.topics}
+                alive = [t for t in self._topics_of(native) if t not in silent]
+                runner.tell(board.topics(alive, Input.HEARD, None, now))
+            for native in beats.silent:
+                asked[native] = self._streams_of(native)
+        for native, streams in asked.items():
+            if silence.may_resync(native):
+                log.info("%s: taking %s afresh", runner.name, native)
+                self._handle(self._adapter.resync(streams, now), now)
+
+    def _streams_of(self, native: str) -> list[Stream]:
+        return [stream for stream in self._plan.streams if stream.native == native]
+
+    def _topics_of(self, native: str) -> list[str]:
+        symbol = self._plan.instruments[native].symbol
+        return [topic for topic in self._slot.topics if parse_topic(topic).symbol == symbol]

@@ -14,25 +14,28 @@ from itertools import chain
 
 import msgspec
 
-from adapters.base import Leave, Limits, Output, Plan, Refused, Send, Stream
+from adapters.base import Fetch, Leave, Limits, Mark, Output, Page, Plan, Refused, Send, Stream
 from adapters.book import DepthPacer
-from adapters.channels import BookStream, ChannelAdapter, TradeIds, find
+from adapters.channels import BookStream, ChannelAdapter, find
 from adapters.kraken_frames import (
     Frame,
     checksum,
     decode,
     decode_books,
+    decode_past,
     decode_tickers,
     decode_trades,
     is_snapshot,
     levels,
     number,
+    past_micros,
     price_or_none,
 )
-from adapters.kraken_listing import name_spot, read_spot
-from adapters.text import micros
+from adapters.kraken_listing import name_spot, read_spot, rest_name
+from adapters.text import decimal, micros
+from adapters.trade_ids import TradeIds, marks
 from feed.errors import BadPayload
-from feed.models import Instrument, Ticker, Trade
+from feed.models import Instrument, Side, Ticker, Trade
 
 #: Of 10, 25, 100, 500 and 1,000: the checksum proves the best 10 alone, ``depth`` wants 20, and
 #: what lies deeper than 100 costs a long snapshot of levels that nothing proves.
@@ -123,7 +126,7 @@ class Kraken(ChannelAdapter):
             one.native: self._book(one) for one in plan.streams if _name(one.channel) == "book"
         }
         self._ids = {
-            native: TradeIds(topics["trade"])
+            native: TradeIds(topics["trade"], native)
             for native, topics in self._topics.items()
             if "trade" in topics
         }
@@ -161,12 +164,56 @@ class Kraken(ChannelAdapter):
             raise BadPayload(self.name, frame, f"unknown channel {message.channel[:40]!r}")
         return ()
 
-    def resync(self, native: str) -> Sequence[Output]:
-        book = self._books.get(native)
-        if book is None:
-            return ()
+    def resync(self, streams: Sequence[Stream], recv: int) -> Sequence[Output]:
         again = len(self._requests) + 1
-        return [_request(method, (book.stream,), again) for method in ("unsubscribe", "subscribe")]
+        # Of a book, with the depth that is served.
+        served = [
+            self._books[one.native].stream if _name(one.channel) == "book" else one
+            for one in streams
+        ]
+        return [
+            _request(method, (one,), again)
+            for one in served
+            for method in ("unsubscribe", "subscribe")
+        ]
+
+    def whole(self, native: str, ts: int | None, recv: int) -> Sequence[Output]:
+        book = self._books.get(native)
+        return () if book is None else book.feed.whole(ts, recv)
+
+    def marks(self) -> dict[str, Mark]:
+        return marks(self._ids)
+
+    def resume(self, native: str, mark: Mark) -> None:
+        if native in self._ids:
+            self._ids[native].resume(mark)
+
+    def backfill(self, native: str, after: Mark) -> Fetch | None:
+        # ``since`` is a time in ns, exclusive; what shares the last trade's is told apart by id
+        # (source: docs.kraken.com, rest-api, get-recent-trades).
+        if after.ts is None:
+            return None
+        since = after.ts * 1_000 - 1
+        path = f"/0/public/Trades?pair={rest_name(native)}&since={since}&count=1000"
+        return Fetch(path, f"trades:{native}@{after.id}")
+
+    def fetched(self, key: str, body: bytes, recv: int) -> Iterable[Output]:
+        native = key.removeprefix("trades:").rpartition("@")[0]
+        topic = self._ids[native].topic
+        trades: list[tuple[int, Trade | None]] = []
+        try:
+            for one in decode_past(body):
+                ts, price, size = past_micros(one[2]), decimal(one[0]), decimal(one[1])
+                side: Side = "buy" if one[3] == "b" else "sell"
+                trades.append(
+                    (
+                        one[6],
+                        Trade(topic, 0, ts, recv, 0, str(one[6]), price, size, side, backfill=True),
+                    )
+                )
+        except (ValueError, RecursionError) as e:
+            raise BadPayload(self.name, body, str(e)[:200]) from e
+        return (Page(native, tuple(trades)),)
 
     def _book(self, stream: Stream) -> BookStream:
         topics, depth = self._topics[stream.native], _depth(stream.channel)
@@ -197,7 +244,7 @@ class Kraken(ChannelAdapter):
                 events = feed.delta(bids, asks, ts, recv)
                 is_proven = checksum(*feed.book.top(10)) == proof
             if not is_proven:
-                events = book.lost("checksum", recv, partial(self.resync, book.stream.native))
+                events = book.lost("checksum", recv, partial(self.resync, (book.stream,), recv))
             out += events
         return out
 
@@ -209,16 +256,24 @@ class Kraken(ChannelAdapter):
             if find(self._topics, one.symbol)
         ]
         out: list[Output] = []
+        shown: dict[str, tuple[int, int]] = {}
         for one, price, size, ts in trades:
             ids = self._ids.get(one.symbol)
-            missing = ids.reach(one.trade_id) if ids is not None else None
-            # A snapshot's trades happened before we came: not emitted, but counted on from.
-            if ids is None or missing is None or is_start:
+            if ids is None:
                 continue
+            if is_start:  # they happened before we came: not emitted, but counted on from
+                shown[one.symbol] = max(shown.get(one.symbol, (0, 0)), (one.trade_id, ts))
+                continue
+            said = ids.reach(one.trade_id, recv)
+            if said is None:
+                continue
+            ids.ts = ts
             out += self._pacer.advance(ts)
-            if missing:
-                out.append(ids.gap(missing, recv))
+            out += said
             out.append(Trade(ids.topic, 0, ts, recv, 0, str(one.trade_id), price, size, one.side))
+        for symbol, (newest, ts) in shown.items():
+            out += self._ids[symbol].known(newest, recv)
+            self._ids[symbol].ts = ts
         return out
 
     def _tickers(self, message: Frame, recv: int) -> list[Output]:

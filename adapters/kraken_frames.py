@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from functools import lru_cache
 from itertools import chain
+from typing import Literal, TypeAlias
 from zlib import crc32
 
 import msgspec
@@ -58,6 +59,16 @@ class Trade(msgspec.Struct, gc=False):
     timestamp: str
 
 
+#: Of REST: price, volume, time in s, ``b`` or ``s``, order type, misc, trade id.
+Past: TypeAlias = tuple[str, str, msgspec.Raw, Literal["b", "s"], str, str, Number]
+
+
+class _Pasts(msgspec.Struct):
+    """``Trades``: under the pair's own name its trades, oldest first, and ``last`` beside it."""
+
+    result: dict[str, msgspec.Raw]
+
+
 _NONE = msgspec.Raw(b"null")
 
 
@@ -75,7 +86,23 @@ class Ticker(msgspec.Struct, gc=False):
 decode = msgspec.json.Decoder(Frame).decode
 decode_books = msgspec.json.Decoder(list[Book]).decode
 decode_trades = msgspec.json.Decoder(list[Trade]).decode
+_decode_pasts = msgspec.json.Decoder(_Pasts).decode
+_decode_past = msgspec.json.Decoder(list[Past]).decode
 decode_tickers = msgspec.json.Decoder(list[Ticker]).decode
+
+
+def decode_past(body: bytes) -> list[Past]:
+    """Return one pair's trades of the past; ValueError for anything else."""
+    result = _decode_pasts(body).result
+    result.pop("last", None)
+    (trades,) = result.values()
+    return _decode_past(trades)
+
+
+def past_micros(raw: msgspec.Raw) -> int:
+    """Return a time in seconds, a bare number, as µs without a float's rounding."""
+    seconds, _, fraction = number(raw).partition(".")
+    return int(seconds) * 1_000_000 + int(fraction[:6].ljust(6, "0"))
 
 
 def is_snapshot(message: Frame) -> bool:

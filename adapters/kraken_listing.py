@@ -68,3 +68,9 @@ def name_spot(exchange: str, native: str) -> Instrument | None:
     """Name ``BTC/USD``; None for what is no pair."""
     base, _, quote = native.partition("/")
     return spot(exchange, native, base, quote) if base and quote else None
+
+
+def rest_name(native: str) -> str:
+    """Return what REST calls a pair: ``XBTUSD`` for ``BTC/USD``."""
+    old = {new: name for name, new in _ASSETS.items()}
+    return "".join(old.get(asset, asset) for asset in native.split("/"))

@@ -111,6 +111,7 @@ class LiveExchange:
                 publisher,
                 board,
                 counters=self._context.counters_of(self.name),
+                is_tape=offer.source == "replay",
             ).run()
             await asyncio.Event().wait()  # nothing to connect to, but the listing stands
 

@@ -151,6 +151,7 @@ class Playback:
             counters=self._context.counters_of(adapter.name),
             limits=limits,
             ends=not self._loop,
+            is_tape=True,
         )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from random import Random
 from typing import Protocol
 from urllib.parse import urlsplit
@@ -17,8 +17,8 @@ from urllib.parse import urlsplit
 import msgspec
 from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
 
-from adapters.base import Adapter, Limits, Plan
-from adapters.connection import Connection, Leaving
+from adapters.base import Adapter, Limits
+from adapters.connection import Connection, Leaving, Slot
 from adapters.pacer import Pacer
 from adapters.publisher import Sink
 from adapters.rest import Rest, retry_after
@@ -69,6 +69,9 @@ class Runner:
         board: Knows the health; ``first_index`` is the first of our connections on it.
         limits: Instead of the adapter's own.
         ends: A close with code 1000 is the end of a tape, not a loss.
+        is_tape: It is a recording that is served: it may start over, and what it lacks is no
+            fault. No stream is judged silent, and nothing is counted on from one connection to
+            the next.
         tap: Sees the raw traffic.
         clock: µs since the epoch.
     """
@@ -86,6 +89,7 @@ class Runner:
         counters: Counters | None = None,
         limits: Limits | None = None,
         ends: bool = False,
+        is_tape: bool = False,
         tap: Tap | None = None,
         clock: Callable[[], int] = now_us,
         rng: Random | None = None,
@@ -101,9 +105,12 @@ class Runner:
         self.counters = counters or Counters()
         self.limits = limits or adapter.limits
         self.ends = ends
+        self.is_tape = is_tape or ends
         self.tap = tap
         self.clock = clock
         self.rng = rng or Random()
+        #: Missed trades are fetched so many at once; a book's snapshot never waits for them.
+        self.backfills = asyncio.Semaphore(2)
         self._selection = selection
         self._first_index = first_index
         self._connects = Pacer(self.limits.connects, self.limits.connects_window_s)
@@ -115,7 +122,7 @@ class Runner:
         async with self.rest:
             await together(
                 *(
-                    self._keep(plan, self._first_index + i, topics)
+                    self._keep(Slot(self, plan, self._first_index + i, topics))
                     for i, (plan, topics) in enumerate(plans)
                 )
             )
@@ -143,12 +150,11 @@ class Runner:
         log.warning("%s%s%s", prefix, message, more)
         self._complaints[about] = now, 0
 
-    async def _keep(self, plan: Plan, index: int, topics: Iterable[str]) -> None:
-        attempt = 0
-        owes_gaps = False
+    async def _keep(self, slot: Slot) -> None:
+        attempt, index = 0, slot.index
         while True:
             await asyncio.sleep(self._connects.reserve(asyncio.get_running_loop().time()))
-            connection = Connection(self, plan, index, topics, owes_gaps)
+            connection = Connection(self, slot)
             reason, wait_s = "disconnected", 0.0
             try:
                 await connection.run()
@@ -166,18 +172,18 @@ class Runner:
                 reason = "failed"
             if connection.fed:
                 attempt = 0
-            owes_gaps = connection.owes_gaps or connection.fed
-            self._lost(index, topics, connection.fed, reason)
+                slot.owes_gaps = True
+            self._lost(slot, connection.fed, reason)
             self.counters.reconnects += 1
             await asyncio.sleep(max(wait_s, delay(attempt, self.rng)))
             attempt += 1
 
-    def _lost(self, index: int, topics: Iterable[str], was_fed: bool, reason: str) -> None:
+    def _lost(self, slot: Slot, was_fed: bool, reason: str) -> None:
         now = self.clock()
         what = Input.LOST if was_fed else Input.UNREACHABLE
         reason = reason if was_fed else "unreachable"
-        self.tell(self.board.topics(topics, what, reason, now))
-        self.tell(self.board.connection(index, what, reason, now))
+        self.tell(self.board.topics(slot.topics, what, reason, now))
+        self.tell(self.board.connection(slot.index, what, reason, now))
 
 
 def _is_announced(error: Exception) -> bool:

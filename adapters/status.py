@@ -17,6 +17,7 @@ class Input(Enum):
     """What can happen to a topic, and (but for the proofs) to a connection."""
 
     FED = auto()  # data came
+    HEARD = auto()  # a sign of life came, without data
     SILENT = auto()  # none came for too long
     LOST = auto()  # the connection ended
     UNREACHABLE = auto()  # a new one could not be made
@@ -40,6 +41,7 @@ _NEXT: Mapping[Health, Mapping[Input, Health]] = {
     },
     "stale": {
         Input.FED: "live",
+        Input.HEARD: "live",
         Input.PROVEN: "live",
         Input.UNREACHABLE: "down",
         Input.BROKEN: "invalid",

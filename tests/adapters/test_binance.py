@@ -187,13 +187,12 @@ def test_a_refresh_older_than_the_book_is_asked_for_again() -> None:
 
 def test_a_resync_takes_the_stream_anew_and_leaves_the_neighbours_alone() -> None:
     reader = joined()
-    leave, again, *rest = reader.resync("BTCUSDT")
+    leave, again, *rest = reader.resync([Stream("depth@100ms", "BTCUSDT")], 0)
     names = ["btcusdt@depth@100ms"]
     assert isinstance(leave, Send) and isinstance(again, Send)
     assert json.loads(leave.frame) == {"method": "UNSUBSCRIBE", "params": names, "id": 1}
     assert json.loads(again.frame) == {"method": "SUBSCRIBE", "params": names, "id": 2}
     assert [type(output) for output in rest] == [Health, Gap, Fetch]
-    assert reader.resync("ETHUSDT") == ()
 
 
 def trade(number: int, **more: Any) -> bytes:
@@ -343,9 +342,11 @@ def test_an_error_answer_is_told() -> None:
 
 def test_a_shutdown_notice_makes_us_leave() -> None:
     reader = one(Binance, "trade")
-    assert feed(reader, b'{"e":"serverShutdown","E":5}') == [Leave("serverShutdown")]
+    assert feed(reader, b'{"e":"serverShutdown","E":5}') == [
+        Leave("serverShutdown", serves_on=True)
+    ]
     frame = b'{"stream":"!serverShutdown","data":{"e":"serverShutdown","E":5}}'
-    assert feed(reader, frame) == [Leave("serverShutdown")]
+    assert feed(reader, frame) == [Leave("serverShutdown", serves_on=True)]
 
 
 BAD_NUMBERS: list[Any] = [

@@ -141,7 +141,7 @@ def test_a_trade_that_two_heartbeats_knew_of_and_that_never_came_is_a_gap() -> N
     on_time = [match(5), beat(5), match(6), beat(7), match(7), beat(7), beat(7)]
     assert only(Gap, parse(reader, on_time)) == []
     assert only(Gap, parse(reader, [beat(9)])) == []  # the trades may still be on their way
-    (gap,) = parse(reader, [beat(9)])
+    (gap,) = only(Gap, parse(reader, [beat(9)]))
     assert gap == Gap("trade.coinbase.BTC-USD", 0, None, 0, 0, "upstream_sequence", 2)
     assert [type(one) for one in parse(reader, [beat(9), match(9), match(10)])] == [Trade]
 

@@ -122,7 +122,7 @@ def test_the_ack_says_the_depth_whatever_was_asked_for() -> None:
     outputs = parse(reader, recording.frames)
     assert only(Health, outputs) == []
     assert clients_books(outputs) == clients_books(session().run().outputs)
-    (fresh,) = reader.resync("XRP/USD")[1:]
+    (fresh,) = reader.resync([BOOK], 0)[1:]
     assert isinstance(fresh, Send) and '"depth":25' in fresh.frame
 
 

@@ -9,6 +9,8 @@ from random import Random
 import msgspec
 import pytest
 from websockets.asyncio.server import ServerConnection, serve
+from websockets.datastructures import Headers
+from websockets.http11 import Request, Response
 
 from adapters import connection
 from adapters.base import Limits, TapeLine
@@ -37,7 +39,13 @@ class Bench:
     """A runner of the toy exchange, its sink and its board."""
 
     def __init__(
-        self, url: str, *symbols: str, limits: Limits = Toy.limits, ends: bool = False
+        self,
+        url: str,
+        *symbols: str,
+        limits: Limits = Toy.limits,
+        ends: bool = False,
+        is_tape: bool = False,
+        adapter: type[Toy] = Toy,
     ) -> None:
         picked = selection(*symbols)
         topics = {topic for carried in picked.carried for topic in carried}
@@ -48,7 +56,16 @@ class Bench:
         rng = Random(1)
         rng.uniform = lambda a, b: 0.0  # type: ignore[method-assign]
         self.runner = Runner(
-            Toy, picked, ws_url, rest_url, self.sink, self.board, limits=limits, ends=ends, rng=rng
+            adapter,
+            picked,
+            ws_url,
+            rest_url,
+            self.sink,
+            self.board,
+            limits=limits,
+            ends=ends,
+            is_tape=is_tape,
+            rng=rng,
         )
 
     def trades(self) -> list[str]:
@@ -58,7 +75,8 @@ class Bench:
         return [(status.state, status.reason) for status in self.sink.of(ExchangeStatus)]
 
     def health(self) -> dict[str, str]:
-        return dict(self.sink.of(SymbolStatus)[-1].kinds)
+        told = self.sink.of(SymbolStatus)
+        return dict(told[-1].kinds) if told else {}
 
 
 @asynccontextmanager
@@ -72,8 +90,21 @@ async def running(bench: Bench) -> AsyncIterator[Bench]:
 
 
 @asynccontextmanager
-async def exchange(handler: Handler) -> AsyncIterator[str]:
-    async with serve(handler, "127.0.0.1", 0, compression=None, ping_interval=None) as server:
+async def exchange(
+    handler: Handler, rest: Callable[[str], tuple[int, str]] | None = None
+) -> AsyncIterator[str]:
+    """Serve sockets, and REST paths by their path and query: status and body."""
+
+    def answer(connection: ServerConnection, request: Request) -> Response | None:
+        if request.path == "/ws":
+            return None
+        status, body = (404, "") if rest is None else rest(request.path)
+        headers = Headers({"Content-Length": str(len(body)), "Connection": "close"})
+        return Response(status, "", headers, body.encode())
+
+    async with serve(
+        handler, "127.0.0.1", 0, compression=None, ping_interval=None, process_request=answer
+    ) as server:
         yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
 
 
@@ -130,9 +161,10 @@ async def test_after_a_lost_connection_each_fact_topic_gets_its_gap_before_its_n
         await eventually(lambda: bench.trades() == ["1", "2"])
         gaps = bench.sink.of(Gap)
         assert {(gap.topic, gap.cause, gap.lost) for gap in gaps} == {
-            (f"{kind}.toy.{symbol}", "upstream_disconnect", None)
-            for kind in ("book", "trade")
-            for symbol in ("BTC-USD", "ETH-USD")
+            ("book.toy.BTC-USD", "upstream_disconnect", None),
+            ("book.toy.ETH-USD", "upstream_disconnect", None),
+            ("trade.toy.BTC-USD", "upstream_disconnect", 0),  # 2 follows 1: proven
+            ("trade.toy.ETH-USD", "upstream_disconnect", None),  # none ever came
         }
         events = bench.sink.events
         second = next(i for i, e in enumerate(events) if isinstance(e, Trade) and e.id == "2")
@@ -428,3 +460,105 @@ def test_endpoints(override: str | None, expected: tuple[str, str]) -> None:
 def test_what_is_no_endpoint_is_refused(override: str) -> None:
     with pytest.raises(ConfigError, match="toy"):
         endpoints(Toy, override)
+
+
+async def test_a_silent_book_of_a_living_connection_is_stale_and_taken_afresh_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(connection, "TICK_S", 0.005)
+    asked: list[str] = []
+
+    async def handler(socket: ServerConnection) -> None:
+        speaks = True
+
+        async def talk() -> None:
+            n = 1
+            while True:
+                n += 1
+                for symbol in ("ETH-USD", "BTC-USD") if speaks else ("ETH-USD",):
+                    await socket.send(delta(symbol, n))
+                    await socket.send(trade(symbol, n))
+                await asyncio.sleep(0.001)
+
+        talker = asyncio.create_task(talk())
+        try:
+            async for message in socket:
+                asked.append(str(message))
+                if len(asked) == 4:
+                    await eventually(lambda: bench.health() == {"book": "live", "trade": "live"})
+                    speaks = False
+                elif len(asked) == 8:
+                    speaks = True
+        finally:
+            talker.cancel()
+
+    def rest(path: str) -> tuple[int, str]:
+        return 200, snapshot(path.partition("=")[2], 1)
+
+    limits = msgspec.structs.replace(Toy.limits, symbol_silent_after_s=0.1)
+    async with exchange(handler, rest) as url:
+        bench = Bench(url, limits=limits)
+        async with running(bench):
+            await eventually(lambda: len(asked) == 8)
+            await eventually(lambda: bench.health() == {"book": "live", "trade": "live"})
+            assert asked[4:] == [
+                f'{{"op":"{op}","channel":"{channel}","symbol":"BTC-USD"}}'
+                for channel in ("book", "trade")
+                for op in ("unsub", "sub")
+            ]
+            told = [s for s in bench.sink.of(SymbolStatus) if "stale" in s.kinds.values()]
+            assert [(s.topic, s.kinds, s.reason) for s in told] == [
+                ("status.toy.BTC-USD", {"book": "stale", "trade": "live"}, "silent")
+            ]
+            assert bench.runner.counters.reconnects == 0
+            assert bench.states() == [("live", None)]
+
+
+async def test_a_missing_beat_makes_its_symbol_stale_until_the_next(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(connection, "TICK_S", 0.005)
+    beating = ["BTC-USD", "ETH-USD"]
+
+    async def handler(socket: ServerConnection) -> None:
+        await socket.send(trade("BTC-USD", 1))
+        while True:
+            for symbol in beating:
+                await socket.send(f'{{"c":"beat","s":"{symbol}"}}')
+            await asyncio.sleep(0.005)
+
+    limits = msgspec.structs.replace(Toy.limits, beat_every_s=0.1)
+    async with exchange(handler) as url, running(Bench(url, limits=limits)) as bench:
+        await eventually(lambda: bench.trades() == ["1"])
+        beating.remove("BTC-USD")
+        await eventually(lambda: bench.health()["trade"] == "stale")
+        last = bench.sink.of(SymbolStatus)[-1]
+        assert (last.topic, last.reason) == ("status.toy.BTC-USD", "no_beat")
+        assert last.kinds == {"book": "down", "trade": "stale"}
+        beating.append("BTC-USD")
+        await eventually(lambda: bench.health() == {"book": "down", "trade": "live"})
+
+
+async def test_nothing_of_a_tape_is_judged_silent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "TICK_S", 0.001)
+    ticks = 0
+
+    async def handler(socket: ServerConnection) -> None:
+        nonlocal ticks
+        await socket.send(delta("BTC-USD", 2))
+        while True:
+            await socket.send(trade("BTC-USD", ticks))
+            ticks += 1
+            await asyncio.sleep(0.001)
+
+    def rest(path: str) -> tuple[int, str]:
+        return 200, snapshot("BTC-USD", 1)
+
+    limits = msgspec.structs.replace(Toy.limits, symbol_silent_after_s=0.001)
+    async with exchange(handler, rest) as url:
+        bench = Bench(url, "BTC-USD", limits=limits, is_tape=True)
+        async with running(bench):
+            await eventually(lambda: bench.health() == {"book": "live", "trade": "live"})
+            before = ticks
+            await eventually(lambda: ticks > before + 200)
+            assert bench.health() == {"book": "live", "trade": "live"}

@@ -1,4 +1,5 @@
-"""A tiny exchange for tests of the shells: trades, and a book that needs a REST snapshot."""
+"""A tiny exchange for tests of the shells: numbered trades, which can be fetched by number, and a
+book that needs a REST snapshot."""
 
 from __future__ import annotations
 
@@ -11,12 +12,15 @@ import msgspec
 from adapters.base import (
     Ack,
     Adapter,
+    Beat,
     Checkpoint,
     Fetch,
     Health,
     Leave,
     Limits,
+    Mark,
     Output,
+    Page,
     Plan,
     Refused,
     Send,
@@ -25,6 +29,7 @@ from adapters.base import (
     Venue,
 )
 from adapters.selection import Selection, by_symbol
+from adapters.trade_ids import TradeIds, marks
 from feed.errors import BadPayload
 from feed.models import Book, Instrument, Level, Trade
 
@@ -38,6 +43,11 @@ class _Frame(msgspec.Struct):
     p: str = ""
     b: list[Level] = []
     k: str = ""
+
+
+class _Past(msgspec.Struct):
+    n: int
+    p: str
 
 
 class _Listing(msgspec.Struct):
@@ -112,6 +122,12 @@ class Toy(Adapter):
         super().__init__(plan, kinds)
         self._held: dict[str, list[_Frame]] = {}
         self._at: dict[str, int] = {}
+        self._levels: dict[str, dict[str, str]] = {}
+        self._ids = {
+            stream.native: TradeIds(f"trade.toy.{stream.native}", stream.native)
+            for stream in plan.streams
+            if stream.channel == "trade"
+        }
 
     def opened(self) -> Sequence[Send]:
         return [
@@ -126,7 +142,8 @@ class Toy(Adapter):
             raise BadPayload(self.name, frame) from e
         match read.c:
             case "trade":
-                return [self._trade(read, recv)]
+                said = self._ids[read.s].reach(read.n, recv)
+                return [] if said is None else [*said, self._trade(read, recv)]
             case "book":
                 return self._book(read, recv)
             case "broken":
@@ -136,7 +153,11 @@ class Toy(Adapter):
             case "refused":
                 return [Refused((Stream(read.k, read.s),), "no such symbol")]
             case "bye":
-                return [Leave("maintenance")]
+                return [Leave("maintenance", serves_on=True)]
+            case "leave":
+                return [Leave("overloaded")]
+            case "beat":
+                return [Beat(read.s)]
             case "bug":
                 raise ZeroDivisionError("a bug of the adapter")
             case "hb" | "ok":
@@ -147,6 +168,32 @@ class Toy(Adapter):
         topic = f"trade.toy.{read.s}"
         return Trade(topic, 0, None, recv, 0, str(read.n), read.p, "1", "buy")
 
+    def marks(self) -> dict[str, Mark]:
+        return marks(self._ids)
+
+    def resume(self, native: str, mark: Mark) -> None:
+        self._ids[native].resume(mark)
+
+    def backfill(self, native: str, after: Mark) -> Fetch | None:
+        first = after.id + 1
+        return Fetch(f"/trades?s={native}&first={first}", f"trades:{native}@{first}")
+
+    def resync(self, streams: Sequence[Stream], recv: int) -> Sequence[Output]:
+        for stream in streams:
+            self._at.pop(stream.native, None)
+        return [
+            Send(f'{{"op":"{op}","channel":"{one.channel}","symbol":"{one.native}"}}')
+            for one in streams
+            for op in ("unsub", "sub")
+        ]
+
+    def whole(self, native: str, ts: int | None, recv: int) -> Sequence[Output]:
+        if native not in self._at:
+            return ()
+        levels = list(self._levels[native].items())
+        book = Book(f"book.toy.{native}", 0, ts, recv, 0, levels, [], True)
+        return [book, Checkpoint(msgspec.structs.replace(book))]
+
     def _book(self, read: _Frame, recv: int) -> list[Output]:
         at = self._at.get(read.s)
         if at is None:
@@ -155,19 +202,39 @@ class Toy(Adapter):
             return [Fetch(f"/book?s={read.s}", read.s)] if len(held) == 1 else []
         if read.n <= at:
             return []
+        self._at[read.s] = read.n
+        self._levels[read.s].update(read.b)
         return [Book(f"book.toy.{read.s}", 0, None, recv, 0, read.b, [])]
 
     def fetched(self, key: str, body: bytes, recv: int) -> Iterable[Output]:
+        if key.startswith("trades:"):
+            return [self._page(key.removeprefix("trades:").partition("@")[0], body, recv)]
         try:
             read = msgspec.json.decode(body, type=_Frame)
         except ValueError as e:
             raise BadPayload(self.name, body) from e
         self._at[key] = read.n
+        self._levels[key] = dict(read.b)
         whole = Book(f"book.toy.{key}", 0, None, recv, 0, read.b, [], True)
         out: list[Output] = [whole, Checkpoint(msgspec.structs.replace(whole))]
         for held in self._held.pop(key, []):
             out.extend(self._book(held, recv))
         return out
+
+    def _page(self, native: str, body: bytes, recv: int) -> Page:
+        topic = f"trade.toy.{native}"
+        try:
+            rows = msgspec.json.decode(body, type=list[_Past])
+        except ValueError as e:
+            raise BadPayload(self.name, body) from e
+        trades = tuple(
+            (
+                row.n,
+                Trade(topic, 0, None, recv, 0, str(row.n), row.p, "1", "buy", backfill=True),
+            )
+            for row in rows
+        )
+        return Page(native, trades)
 
     def fetch_failed(self, key: str, recv: int) -> Iterable[Output]:
         return [Fetch(f"/book?s={key}", key)]
