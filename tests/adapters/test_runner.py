@@ -5,6 +5,7 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from random import Random
+from typing import Any
 
 import msgspec
 import pytest
@@ -12,8 +13,8 @@ from websockets.asyncio.server import ServerConnection, serve
 from websockets.datastructures import Headers
 from websockets.http11 import Request, Response
 
-from adapters import connection
-from adapters.base import Limits, TapeLine
+from adapters import connection, recovery
+from adapters.base import Fetch, Limits, Mark, Output, TapeLine
 from adapters.recording import Recording
 from adapters.replay import FakeExchange
 from adapters.runner import Runner, endpoints
@@ -562,3 +563,188 @@ async def test_nothing_of_a_tape_is_judged_silent(monkeypatch: pytest.MonkeyPatc
             before = ticks
             await eventually(lambda: ticks > before + 200)
             assert bench.health() == {"book": "live", "trade": "live"}
+
+
+class Past:
+    """The toy's trades by number, over REST.
+
+    Args:
+        upto: The newest there is.
+        page: Trades a page.
+        missing: Numbers that the answers leave out.
+        fails: So many requests are refused first.
+    """
+
+    def __init__(
+        self, upto: int, page: int = 2, missing: Sequence[int] = (), fails: int = 0
+    ) -> None:
+        self.upto = upto
+        self.asked: list[str] = []
+        self._page = page
+        self._missing = missing
+        self._fails = fails
+
+    def __call__(self, path: str) -> tuple[int, str]:
+        if not path.startswith("/trades?s=BTC-USD"):
+            return 404, ""
+        self.asked.append(path)
+        if len(self.asked) <= self._fails:
+            return 503, ""
+        first = int(path.rpartition("=")[2])
+        found = [n for n in range(first, self.upto + 1) if n not in self._missing]
+        return 200, msgspec.json.encode(
+            [{"n": n, "p": "1.50"} for n in found[: self._page]]
+        ).decode()
+
+
+def handing(*connections: Sequence[int]) -> Handler:
+    """Return an exchange whose connections each send these trades; all but the last then end."""
+    made = 0
+
+    async def handler(socket: ServerConnection) -> None:
+        nonlocal made
+        mine = connections[made]
+        made += 1
+        await socket.send(delta("BTC-USD", 1))  # proves the connection, trades or none
+        for number in mine:
+            await socket.send(trade("BTC-USD", number))
+        if made < len(connections):
+            await socket.close()
+        await socket.wait_closed()
+
+    return handler
+
+
+def trade_story(bench: Bench) -> list[str]:
+    """Return what the trade topic says: numbers, ``+`` where fetched, and gaps."""
+    told = []
+    for event in bench.sink.events:
+        if isinstance(event, Trade):
+            told.append(f"+{event.id}" if event.backfill else f"{event.id}")
+        elif isinstance(event, Gap) and event.topic == "trade.toy.BTC-USD":
+            assert event.cause == "upstream_disconnect"
+            told.append(f"lost {event.lost}")
+    return told
+
+
+class Fed(Toy):
+    """A toy whose every book frame counts as data."""
+
+    def _book(self, read: Any, recv: int) -> list[Output]:
+        return [Book(f"book.toy.{read.s}", 0, None, recv, 0, read.b, [])]
+
+
+async def test_trades_missed_between_two_connections_are_fetched_in_order_and_each_once() -> None:
+    past = Past(12)
+    async with exchange(handing([1, 2, 3], [10, 11]), past) as url:
+        async with running(Bench(url, "BTC-USD", adapter=Fed)) as bench:
+            await eventually(lambda: len(bench.trades()) == 11)
+            story = trade_story(bench)
+    assert [one for one in story if one[0] == "+"] == ["+4", "+5", "+6", "+7", "+8", "+9"]
+    assert [one for one in story if one[0] != "+"] == ["1", "2", "3", "10", "11"]
+
+
+async def test_a_gap_is_only_as_large_as_what_could_not_be_fetched() -> None:
+    past = Past(12, page=3, missing=(5, 8), fails=2)
+    async with exchange(handing([1, 2, 3], [10, 11]), past) as url:
+        async with running(Bench(url, "BTC-USD", adapter=Fed)) as bench:
+            await eventually(lambda: "lost 2" in trade_story(bench))
+            story = trade_story(bench)
+    assert [one for one in story if one[0] == "+"] == ["+4", "+6", "+7", "+9"]
+    assert story.count("lost 2") == 1
+
+
+async def test_what_cannot_be_fetched_in_time_is_the_gap_and_live_never_waits(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(recovery, "BACKFILL_S", 0.3)
+    past = Past(12, fails=10**9)
+    async with exchange(handing([1, 2, 3], [10, 11]), past) as url:
+        async with running(Bench(url, "BTC-USD", adapter=Fed)) as bench:
+            await eventually(lambda: "lost 6" in trade_story(bench))
+            assert trade_story(bench) == ["1", "2", "3", "10", "11", "lost 6"]
+    assert len(past.asked) > 1
+
+
+async def test_where_nothing_can_be_fetched_the_gap_stands_before_the_first_live_trade() -> None:
+    class Forgetful(Fed):
+        def backfill(self, native: str, after: Mark) -> Fetch | None:
+            return None
+
+    async with exchange(handing([1, 2, 3], [10, 11])) as url:
+        async with running(Bench(url, "BTC-USD", adapter=Forgetful)) as bench:
+            await eventually(lambda: len(bench.trades()) == 5)
+            assert trade_story(bench) == ["1", "2", "3", "lost 6", "10", "11"]
+
+
+async def test_that_no_trade_was_missed_is_said() -> None:
+    async with exchange(handing([1, 2, 3], [4, 5]), Past(3)) as url:
+        async with running(Bench(url, "BTC-USD", adapter=Fed)) as bench:
+            await eventually(lambda: len(bench.trades()) == 5)
+            assert trade_story(bench) == ["1", "2", "3", "lost 0", "4", "5"]
+
+
+async def test_old_trades_repeated_after_a_reconnect_are_dropped() -> None:
+    again = [*range(1, 51), 51, 52]
+    async with exchange(handing(range(1, 51), again), Past(50)) as url:
+        async with running(Bench(url, "BTC-USD", adapter=Fed)) as bench:
+            await eventually(lambda: "52" in bench.trades())
+            assert bench.trades() == [str(n) for n in range(1, 53)]
+
+
+async def test_fetched_trades_do_not_wait_for_a_live_one_nor_come_twice() -> None:
+    late = asyncio.Event()
+    made = 0
+
+    async def handler(socket: ServerConnection) -> None:
+        nonlocal made
+        made += 1
+        await socket.send(delta("BTC-USD", 1))
+        if made == 1:
+            await socket.send(trade("BTC-USD", 3))
+            return
+        await late.wait()
+        for number in (4, 5, 6):
+            await socket.send(trade("BTC-USD", number))
+        await socket.wait_closed()
+
+    async with exchange(handler, Past(5)) as url:
+        async with running(Bench(url, "BTC-USD", adapter=Fed)) as bench:
+            await eventually(lambda: bench.trades() == ["3", "4", "5"])
+            late.set()
+            await eventually(lambda: "6" in bench.trades())
+            assert trade_story(bench) == ["3", "+4", "+5", "6"]
+
+
+async def test_without_an_answer_and_a_live_trade_the_loss_is_unknown_and_said_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(recovery, "BACKFILL_S", 0.05)
+    late = asyncio.Event()
+    made = 0
+
+    async def handler(socket: ServerConnection) -> None:
+        nonlocal made
+        made += 1
+        await socket.send(delta("BTC-USD", 1))
+        if made == 1:
+            await socket.send(trade("BTC-USD", 3))
+            return
+        await late.wait()
+        await socket.send(trade("BTC-USD", 9))
+        await socket.wait_closed()
+
+    async with exchange(handler) as url:
+        async with running(Bench(url, "BTC-USD", adapter=Fed)) as bench:
+            await eventually(lambda: trade_story(bench) == ["3", "lost None"])
+            late.set()
+            await eventually(lambda: "9" in bench.trades())
+            assert trade_story(bench) == ["3", "lost None", "9"]
+
+
+async def test_a_loss_while_fetching_declares_what_has_not_come() -> None:
+    past = Past(12, fails=10**9)
+    async with exchange(handing([1, 2, 3], [10, 11], [14]), past) as url:
+        async with running(Bench(url, "BTC-USD", adapter=Fed)) as bench:
+            await eventually(lambda: "14" in bench.trades())
+            assert trade_story(bench)[:6] == ["1", "2", "3", "10", "11", "lost 6"]
