@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, TypeAlias
 
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
@@ -33,6 +33,7 @@ from adapters.base import (
 from adapters.pacer import Pacer
 from adapters.recovery import Recovery
 from adapters.rest import FetchFailed, is_local
+from adapters.rotation import Handover
 from adapters.silence import Beats, Silence, watched
 from adapters.status import Input
 from adapters.tasks import alongside
@@ -55,6 +56,10 @@ TICK_S = 0.25
 SYMBOL_TICKS = 4
 #: A repeated fetch of one key is spaced by backoff until it has not been asked for so long.
 FETCH_MEMORY_S = 60.0
+
+
+#: Returns what passes of a connection's outputs.
+Gate: TypeAlias = Callable[[Iterable[Output]], Iterable[Output]]
 
 
 class Leaving(StaleConnection):
@@ -102,17 +107,27 @@ class Connection:
 
     Attributes:
         fed: Whether it has brought an event.
+        gate: What passes of its outputs, while another connection is up in the same place.
+        retire: Set when it should be replaced while it still serves.
+        is_retired: Another one has begun to take over; there is no way back.
+        is_answered: Whether a frame has been understood and all first requests are sent.
     """
 
-    def __init__(self, runner: Runner, slot: Slot) -> None:
+    def __init__(self, runner: Runner, slot: Slot, *, is_successor: bool = False) -> None:
         self.fed = False
+        self.gate: Gate | None = None
+        self.retire = asyncio.Event()
+        self.is_answered = False
+        self._is_successor = is_successor
+        self.is_retired = False
         self._runner = runner
         self._slot = slot
         self._name = f"ws{slot.index + 1}"
         self._plan = slot.plan
         self._adapter = runner.adapter(slot.plan, runner.kinds)
-        for native, mark in slot.marks.items():
-            self._adapter.resume(native, mark)
+        if not is_successor:
+            for native, mark in slot.marks.items():
+                self._adapter.resume(native, mark)
         trades = {
             native: f"trade.{runner.name}.{symbol}" for symbol, native in slot.natives.items()
         }
@@ -123,6 +138,7 @@ class Connection:
         self._in_flight: set[asyncio.Task[None]] = set()
         self._asked: dict[str, tuple[int, float]] = {}
         self._heard = False
+        self._is_asking = True
         self._leave: str | None = None
 
     async def run(self) -> None:
@@ -154,6 +170,7 @@ class Connection:
                     self._send(socket),
                     self._watch(),
                     self._ping(),
+                    self._age(),
                     self._guard(self._fetch_failed),
                 )
             finally:
@@ -161,7 +178,7 @@ class Connection:
                     fetch.cancel()
                 await asyncio.gather(*self._fetches, return_exceptions=True)
                 await self._recovery.close()
-                if not self._runner.is_tape:
+                if not (self._runner.is_tape or self._is_successor or self.is_retired):
                     self._slot.marks = self._adapter.marks()
 
     async def _serve(self, socket: ClientConnection) -> None:
@@ -203,7 +220,43 @@ class Connection:
             if sink.is_full:
                 await sink.drain()
 
+    def handover(self, successor: Connection) -> Handover:
+        """Begin to hand over to another connection, which has not brought anything yet."""
+        slot, board = self._slot, self._runner.board
+        handover = Handover(
+            {topic: slot.natives[parse_topic(topic).symbol] for topic in slot.topics},
+            set(slot.topics) - board.waiting,
+            {native: mark.id for native, mark in self._adapter.marks().items()},
+            successor._adapter.whole,
+        )
+        self.gate, successor.gate = handover.old, handover.new
+        return handover
+
+    def switch(self, successor: Connection, handover: Handover) -> None:
+        """Let the successor take over, topic by topic."""
+        if not handover.is_switching:
+            successor.fed, successor._is_successor = True, False
+            self.is_retired = True
+            marks = self._adapter.marks()
+            for topic in handover.unproven:
+                native = self._slot.natives[parse_topic(topic).symbol]
+                if topic.startswith("trade.") and native in marks:
+                    successor._adapter.resume(native, marks[native])
+            if self._slot.silence is not None:
+                self._slot.silence.restart()
+            successor._emit(handover.switch(), self._runner.clock())
+        else:
+            successor._emit(handover.switch(is_forced=True), self._runner.clock())
+
+    def ungate(self, gate: Gate) -> None:
+        """Let everything pass again: what the gate was for is over."""
+        if self.gate == gate:
+            self.gate = None
+
     def _handle(self, outputs: Iterable[Output], recv: int) -> None:
+        self._emit(outputs if self.gate is None else self.gate(outputs), recv)
+
+    def _emit(self, outputs: Iterable[Output], recv: int) -> None:
         runner = self._runner
         put, board, now = runner.sink.put, runner.board, runner.clock()
         for output in outputs:
@@ -248,8 +301,12 @@ class Connection:
                 if not self.fed:
                     self._begin(now)
                 self._recovery.resumed(output)
-            case Leave(reason):
-                self._leave = reason
+            case Leave(reason, serves_on):
+                if serves_on and runner.rotates:
+                    log.info("%s: will be ended: %s", runner.name, reason)
+                    self.retire.set()
+                else:
+                    self._leave = reason
 
     def _refuse(self, refused: Refused, now: int) -> None:
         runner = self._runner
@@ -324,6 +381,7 @@ class Connection:
         loop = asyncio.get_running_loop()
         pacer = Pacer(1, 1 / self._runner.limits.frames_per_s)
         while True:
+            self._is_asking = not self._outbox.empty()
             frame = await self._outbox.get()
             await asyncio.sleep(pacer.reserve(loop.time()))
             await socket.send(frame)
@@ -339,6 +397,13 @@ class Connection:
                 return
             self._outbox.put_nowait(frame)
 
+    async def _age(self) -> None:
+        """Ask to be replaced before the exchange ends the connection for its age."""
+        runner, max_age_s = self._runner, self._runner.limits.max_age_s
+        if max_age_s is not None and runner.rotates:
+            await asyncio.sleep(max_age_s * runner.rng.uniform(0.9, 0.98))
+            self.retire.set()
+
     async def _watch(self) -> None:
         """End the connection when nothing readable has come for too long, and judge its streams.
 
@@ -347,11 +412,12 @@ class Connection:
         """
         runner, slot, silent_after_s = self._runner, self._slot, self._runner.limits.silent_after_s
         quiet = listened = 0
-        if slot.silence is not None:
+        if slot.silence is not None and not self._is_successor:
             slot.silence.restart()
         while True:
             await asyncio.sleep(TICK_S)
-            if not runner.sink.is_full and self.fed:
+            self.is_answered = self.is_answered or (self._heard and not self._is_asking)
+            if not runner.sink.is_full and self.fed and not self.is_retired:
                 listened += 1
                 if listened == SYMBOL_TICKS:
                     listened = 0
@@ -361,9 +427,10 @@ class Connection:
                 continue
             quiet += 1
             if quiet * TICK_S >= silent_after_s:
-                now = runner.clock()
-                runner.tell(runner.board.topics(slot.topics, Input.SILENT, "silent", now))
-                runner.tell(runner.board.connection(slot.index, Input.SILENT, "silent", now))
+                if not (self._is_successor or self.is_retired):
+                    now = runner.clock()
+                    runner.tell(runner.board.topics(slot.topics, Input.SILENT, "silent", now))
+                    runner.tell(runner.board.connection(slot.index, Input.SILENT, "silent", now))
                 raise StaleConnection(f"silent for {silent_after_s:g} s")
 
     def _judge(self, listened_s: float) -> None:

@@ -18,13 +18,14 @@ import msgspec
 from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
 
 from adapters.base import Adapter, Limits
-from adapters.connection import Connection, Leaving, Slot
+from adapters.connection import Leaving, Slot
 from adapters.pacer import Pacer
 from adapters.publisher import Sink
 from adapters.rest import Rest, retry_after
 from adapters.selection import Selection
 from adapters.status import Input, StatusBoard
 from adapters.tasks import now_us, together
+from adapters.tenure import Tenure
 from feed.backoff import delay
 from feed.errors import BadPayload, ConfigError, StaleConnection
 from feed.models import ExchangeStatus, SymbolStatus
@@ -42,6 +43,7 @@ class Counters(msgspec.Struct):
     events: int = 0
     bad_frames: int = 0
     reconnects: int = 0
+    rotations: int = 0
     fetches: int = 0
     failed_fetches: int = 0
 
@@ -106,6 +108,8 @@ class Runner:
         self.limits = limits or adapter.limits
         self.ends = ends
         self.is_tape = is_tape or ends
+        #: A recorder wants each stream once.
+        self.rotates = not self.is_tape and tap is None
         self.tap = tap
         self.clock = clock
         self.rng = rng or Random()
@@ -126,6 +130,10 @@ class Runner:
                     for i, (plan, topics) in enumerate(plans)
                 )
             )
+
+    def connect_in_s(self) -> float:
+        """Take the next place for a connection attempt; return how long to wait for it."""
+        return self._connects.reserve(asyncio.get_running_loop().time())
 
     def tell(self, statuses: Sequence[SymbolStatus | ExchangeStatus]) -> None:
         """Publish what the board says."""
@@ -153,11 +161,11 @@ class Runner:
     async def _keep(self, slot: Slot) -> None:
         attempt, index = 0, slot.index
         while True:
-            await asyncio.sleep(self._connects.reserve(asyncio.get_running_loop().time()))
-            connection = Connection(self, slot)
+            await asyncio.sleep(self.connect_in_s())
+            tenure = Tenure(self, slot)
             reason, wait_s = "disconnected", 0.0
             try:
-                await connection.run()
+                await tenure.run()
                 return
             except Leaving as e:
                 log.info("%s: replacing connection %d: %s", self.name, index + 1, e)
@@ -170,10 +178,10 @@ class Runner:
             except Exception:  # the task's outer edge: costs the connection, never the process
                 log.exception("%s: connection %d failed", self.name, index + 1)
                 reason = "failed"
-            if connection.fed:
+            if tenure.fed:
                 attempt = 0
                 slot.owes_gaps = True
-            self._lost(slot, connection.fed, reason)
+            self._lost(slot, tenure.fed, reason)
             self.counters.reconnects += 1
             await asyncio.sleep(max(wait_s, delay(attempt, self.rng)))
             attempt += 1

@@ -328,7 +328,7 @@ async def test_a_connection_that_is_told_to_leave_is_replaced() -> None:
         connections += 1
         await socket.send(trade("BTC-USD", connections))
         if connections == 1:
-            await socket.send('{"c":"bye"}')
+            await socket.send('{"c":"leave"}')
         await socket.wait_closed()
 
     async with exchange(handler) as url, running(Bench(url)) as bench:
