@@ -401,7 +401,7 @@ class Connection:
         """Ask to be replaced before the exchange ends the connection for its age."""
         runner, max_age_s = self._runner, self._runner.limits.max_age_s
         if max_age_s is not None and runner.rotates:
-            await asyncio.sleep(max_age_s * runner.rng.uniform(0.9, 0.98))
+            await asyncio.sleep(max_age_s * (0.98 - runner.rng.uniform(0.0, 0.08)))
             self.retire.set()
 
     async def _watch(self) -> None:

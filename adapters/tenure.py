@@ -10,7 +10,7 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING
 
-from adapters.connection import Connection, Slot
+from adapters.connection import Connection, Leaving, Slot
 from feed.errors import StaleConnection
 
 if TYPE_CHECKING:
@@ -49,7 +49,8 @@ class Tenure:
         """Serve; returns only when a tape has come to its end.
 
         Raises:
-            OSError, WebSocketException, StaleConnection: As ``Connection.run``, of the last one.
+            OSError, WebSocketException, StaleConnection: As ``Connection.run``, of the last one;
+                or one was lost while it took another's place.
         """
         running = asyncio.create_task(self._connection.run())
         try:
@@ -83,6 +84,8 @@ class Tenure:
         await asyncio.wait({running}, timeout=runner.connect_in_s())
         if running.done():
             return None
+        if not old.fed:
+            raise Leaving("it brought nothing that would have to be handed over")
         log.info("%s: replacing connection %d", runner.name, self._slot.index + 1)
         new = Connection(runner, self._slot, is_successor=True)
         task = asyncio.create_task(new.run())

@@ -24,6 +24,7 @@ def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connection, "TICK_S", 0.01)
     monkeypatch.setattr(tenure, "STEP_S", 0.01)
     monkeypatch.setattr(tenure, "SETTLE_S", 0.2)
+    monkeypatch.setattr(tenure, "SWITCH_S", 0.3)
     monkeypatch.setattr(tenure, "AGAIN_S", 0.05)
 
 
@@ -117,7 +118,7 @@ async def test_a_connection_whose_end_is_announced_is_replaced_without_a_loss() 
 
 async def test_an_old_connection_is_replaced_again_and_again_without_a_loss() -> None:
     market = Market()
-    limits = msgspec.structs.replace(Toy.limits, max_age_s=0.3)
+    limits = msgspec.structs.replace(Toy.limits, max_age_s=1.0)
     async with trading(market, limits) as bench:
         await eventually(lambda: bench.runner.counters.rotations == 3)
         many = len(bench.trades()) + 5
@@ -170,6 +171,65 @@ async def test_a_quiet_market_is_handed_over_too_and_what_comes_next_proves_it()
             await market.say(trade("BTC-USD", 2))
             await eventually(lambda: bench.trades() == ["1", "2"])
             assert bench.sink.of(Gap) == []
+
+
+async def test_a_new_connection_that_ends_amid_the_switch_costs_both_and_the_loss_is_said(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(tenure, "SWITCH_S", 1_000.0)
+    market = Market()
+    async with exchange(market.handler, market.rest) as url:
+        bench = Bench(url, "BTC-USD")  # without a book the switch is never done
+        async with running(bench):
+            await eventually(lambda: len(market.subscribed) == 1)
+            await market.say(trade("BTC-USD", 1))
+            await eventually(lambda: bench.trades() == ["1"])
+            await market.made[0].send('{"c":"bye"}')
+            await eventually(lambda: len(market.subscribed) == 2)
+            await market.say(trade("BTC-USD", 2))
+            await eventually(lambda: bench.trades() == ["1", "2"])
+            assert bench.sink.of(Gap) == []
+
+
+async def test_a_new_connection_that_ends_amid_the_switch_costs_both_and_the_loss_is_said(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(tenure, "SWITCH_S", 1_000.0)
+    market = Market()
+    async with exchange(market.handler, market.rest) as url:
+        bench = Bench(url, "BTC-USD")  # without a book the switch is never done
+        async with running(bench):
+            await eventually(lambda: len(market.subscribed) == 1)
+            await market.say(trade("BTC-USD", 1))
+            await eventually(lambda: bench.trades() == ["1"])
+            await market.made[0].send('{"c":"bye"}')
+            await eventually(lambda: len(market.subscribed) == 2)
+
+            async def until_switched() -> None:
+                n = 1
+                while bench.trades()[-1:] != ["late"] and len(market.made) == 2:
+                    n += 1
+                    await market.made[1].send(trade("BTC-USD", n))
+                    if bench.trades()[-1] == str(n):
+                        return
+                    await asyncio.sleep(0.01)
+
+            await market.say(trade("BTC-USD", 2))
+            await eventually(lambda: bench.trades() == ["1", "2"])
+            for n in range(3, 1_000):
+                await market.made[1].send(trade("BTC-USD", n))
+                await asyncio.sleep(0.01)
+                if len(bench.trades()) > 2:
+                    break
+            await market.made[1].close()
+            await eventually(lambda: len(market.made) == 3)
+            await eventually(lambda: len(market.subscribed) == 1)
+            await market.say(trade("BTC-USD", 2_000))
+            await eventually(lambda: bench.trades()[-1] == "2000")
+            numbers = [int(one) for one in bench.trades()]
+            assert numbers == [*range(1, len(numbers)), 2_000]
+            assert ("down", "disconnected") in bench.states()
+            assert bench.runner.counters.rotations == 0
 
 
 async def test_a_tape_is_not_replaced_but_left() -> None:
