@@ -97,7 +97,7 @@ async def exchange(
     """Serve sockets, and REST paths by their path and query: status and body."""
 
     def answer(connection: ServerConnection, request: Request) -> Response | None:
-        if request.path == "/ws":
+        if "Upgrade" in request.headers:
             return None
         status, body = (404, "") if rest is None else rest(request.path)
         headers = Headers({"Content-Length": str(len(body)), "Connection": "close"})
