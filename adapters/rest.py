@@ -87,5 +87,8 @@ class Rest:
 
 
 def retry_after(header: str | None) -> float:
-    """Return what a ``Retry-After`` header asks for, in seconds, at most 300."""
-    return min(300.0, float(header)) if header is not None and header.isdecimal() else 0.0
+    """Return what a ``Retry-After`` header asks for, in seconds, at most an hour.
+
+    Binance bans for up to three days who comes again too soon, and says for how long.
+    """
+    return min(3_600.0, float(header)) if header is not None and header.isdecimal() else 0.0

@@ -118,6 +118,7 @@ class Runner:
         self._selection = selection
         self._first_index = first_index
         self._connects = Pacer(self.limits.connects, self.limits.connects_window_s)
+        self._not_before = 0.0
         self._complaints: dict[str, tuple[float, int]] = {}
 
     async def run(self) -> None:
@@ -133,7 +134,18 @@ class Runner:
 
     def connect_in_s(self) -> float:
         """Take the next place for a connection attempt; return how long to wait for it."""
-        return self._connects.reserve(asyncio.get_running_loop().time())
+        now = asyncio.get_running_loop().time()
+        return max(self._connects.reserve(now), self._not_before - now)
+
+    def hold_off(self, error: BaseException | None) -> None:
+        """Let no connection be tried sooner than the exchange asks for, if this is its answer.
+
+        It is about our address, not about one connection: all wait.
+        """
+        if isinstance(error, InvalidStatus):
+            wait_s = retry_after(error.response.headers.get("Retry-After"))
+            now = asyncio.get_running_loop().time()
+            self._not_before = max(self._not_before, now + wait_s)
 
     def tell(self, statuses: Sequence[SymbolStatus | ExchangeStatus]) -> None:
         """Publish what the board says."""
@@ -163,15 +175,14 @@ class Runner:
         while True:
             await asyncio.sleep(self.connect_in_s())
             tenure = Tenure(self, slot)
-            reason, wait_s = "disconnected", 0.0
+            reason = "disconnected"
             try:
                 await tenure.run()
                 return
             except Leaving as e:
                 log.info("%s: replacing connection %d: %s", self.name, index + 1, e)
             except (OSError, WebSocketException, StaleConnection) as e:
-                if isinstance(e, InvalidStatus):
-                    wait_s = retry_after(e.response.headers.get("Retry-After"))
+                self.hold_off(e)
                 level = logging.INFO if _is_announced(e) else logging.WARNING
                 why = e or type(e).__name__
                 log.log(level, "%s: connection %d: %s", self.name, index + 1, why)
@@ -183,7 +194,7 @@ class Runner:
                 slot.owes_gaps = True
             self._lost(slot, tenure.fed, reason)
             self.counters.reconnects += 1
-            await asyncio.sleep(max(wait_s, delay(attempt, self.rng)))
+            await asyncio.sleep(delay(attempt, self.rng))
             attempt += 1
 
     def _lost(self, slot: Slot, was_fed: bool, reason: str) -> None:

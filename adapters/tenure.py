@@ -118,14 +118,16 @@ class Tenure:
         task: asyncio.Task[None],
     ) -> str | None:
         """Return why it failed, or None when the new connection feeds everything."""
-        loop = asyncio.get_running_loop()
+        loop, runner = asyncio.get_running_loop(), self._runner
         handover = old.handover(new)
         prove_by, settle_at, switch_by = loop.time() + PROVE_S, 0.0, 0.0
         while True:
             await asyncio.wait({running, task}, timeout=STEP_S, return_when=asyncio.FIRST_COMPLETED)
             now = loop.time()
             if task.done():
-                return _why(task)
+                error = None if task.cancelled() else task.exception()
+                runner.hold_off(error)
+                return str(error or type(error).__name__)
             if handover.is_switching:
                 if not handover.is_done and (running.done() or now >= switch_by):
                     old.switch(new, handover)
@@ -147,11 +149,6 @@ class Tenure:
                     return None
             elif now >= prove_by:
                 return f"nothing came of {', '.join(missing[:3]) or 'it'}"
-
-
-def _why(task: asyncio.Task[None]) -> str:
-    error = None if task.cancelled() else task.exception()
-    return str(error or type(error).__name__)
 
 
 async def _end(task: asyncio.Task[None]) -> None:

@@ -686,3 +686,15 @@ def test_a_plan_without_streams_of_ours_carries_nothing() -> None:
     reader = Binance(plan, Binance.kinds)
     assert reader.opened() == ()
     assert feed(reader, wrapped("btcusdt@kline_1m", e="kline")) == []
+
+
+def test_an_exchange_clock_that_is_wrong_orders_nothing() -> None:
+    """Ahead by an hour, then behind by one: trades pass as they come, with the times they have."""
+    reader = one(Binance, "trade")
+    hour = 3_600_000
+    times = [5 * hour, 6 * hour, 6 * hour + 1, 4 * hour, 4 * hour + 1]
+    frames = [trade(n, T=at) for n, at in enumerate(times, 1)]
+    passed = only(Trade, feed(reader, *frames))
+    assert [(one_.id, one_.ts) for one_ in passed] == [
+        (str(n), at * 1_000) for n, at in enumerate(times, 1)
+    ]

@@ -748,3 +748,88 @@ async def test_a_loss_while_fetching_declares_what_has_not_come() -> None:
         async with running(Bench(url, "BTC-USD", adapter=Fed)) as bench:
             await eventually(lambda: "14" in bench.trades())
             assert trade_story(bench)[:6] == ["1", "2", "3", "10", "11", "lost 6"]
+
+
+class Refusing:
+    """Where it is, and how many handshakes were tried."""
+
+    url = ""
+    tried = 0
+
+
+@asynccontextmanager
+async def refusing(status: int, retry_after: str | None, times: int) -> AsyncIterator[Refusing]:
+    """Serve an exchange that refuses so many handshakes, then trades."""
+    refusing = Refusing()
+
+    def answer(connection: ServerConnection, request: Request) -> Response | None:
+        refusing.tried += 1
+        if refusing.tried > times:
+            return None
+        headers = Headers({"Content-Length": "0", "Connection": "close"})
+        if retry_after is not None:
+            headers["Retry-After"] = retry_after
+        return Response(status, "", headers, b"")
+
+    async def handler(socket: ServerConnection) -> None:
+        await socket.send(trade("BTC-USD", 1))
+        await socket.wait_closed()
+
+    async with serve(
+        handler, "127.0.0.1", 0, compression=None, ping_interval=None, process_request=answer
+    ) as server:
+        refusing.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        yield refusing
+
+
+@pytest.mark.parametrize("status", [418, 429, 503])
+async def test_an_exchange_that_asks_to_be_left_alone_is_left_alone(status: int) -> None:
+    async with refusing(status, "3000", times=10**9) as exchange_:
+        async with running(Bench(exchange_.url)) as bench:
+            await eventually(lambda: bench.runner.counters.reconnects == 1)
+            await eventually(lambda: bench.states() == [("down", "unreachable")])
+            for _ in range(1_000):
+                await asyncio.sleep(0)
+            # Nor is any other connection of this exchange tried.
+            assert bench.runner.connect_in_s() > 2_000
+            assert exchange_.tried == 1
+
+
+@pytest.mark.parametrize("status", [418, 429, 503])
+async def test_an_exchange_that_refuses_without_a_word_is_tried_within_its_limits(
+    status: int,
+) -> None:
+    limits = msgspec.structs.replace(Toy.limits, connects=3, connects_window_s=3_600.0)
+    async with refusing(status, None, times=10**9) as exchange_:
+        async with running(Bench(exchange_.url, limits=limits)) as bench:
+            await eventually(lambda: bench.runner.counters.reconnects == 3)
+            for _ in range(1_000):
+                await asyncio.sleep(0)
+            assert exchange_.tried == 3
+
+
+async def test_after_refusals_the_exchange_is_taken_again() -> None:
+    async with refusing(503, None, times=3) as exchange_:
+        async with running(Bench(exchange_.url)) as bench:
+            await eventually(lambda: bench.trades() == ["1"])
+            assert bench.states() == [("down", "unreachable"), ("live", None)]
+
+
+async def test_a_symbol_that_is_delisted_amid_a_session_is_down_and_the_others_go_on() -> None:
+    async def handler(socket: ServerConnection) -> None:
+        await socket.send(trade("BTC-USD", 1))
+        for kind in ("trade", "book"):
+            await socket.send(f'{{"c":"refused","s":"BTC-USD","k":"{kind}"}}')
+        for number in (1, 2, 3):
+            await socket.send(trade("ETH-USD", number))
+        await socket.wait_closed()
+
+    async with exchange(handler) as url, running(Bench(url)) as bench:
+        await eventually(lambda: bench.trades() == ["1", "1", "2", "3"])
+        told = {s.topic: (s.kinds["trade"], s.reason) for s in bench.sink.of(SymbolStatus)}
+        assert told == {
+            "status.toy.BTC-USD": ("down", "refused"),
+            "status.toy.ETH-USD": ("live", "connecting"),
+        }
+        assert bench.runner.counters.reconnects == 0
+        assert bench.states() == [("live", None)]
