@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from adapters.base import Adapter, Health, Leave, Output, Refused, Send, Stream
+from adapters.base import Adapter, Beat, Health, Leave, Output, Refused, Send, Stream
 from adapters.channels import RESUBSCRIBE_US
 from adapters.coinbase import TAKER_SIDE, Coinbase
 from adapters.venues.coinbase import CoinbaseVenue
@@ -143,7 +143,8 @@ def test_a_trade_that_two_heartbeats_knew_of_and_that_never_came_is_a_gap() -> N
     assert only(Gap, parse(reader, [beat(9)])) == []  # the trades may still be on their way
     (gap,) = only(Gap, parse(reader, [beat(9)]))
     assert gap == Gap("trade.coinbase.BTC-USD", 0, None, 0, 0, "upstream_sequence", 2)
-    assert [type(one) for one in parse(reader, [beat(9), match(9), match(10)])] == [Trade]
+    passed = parse(reader, [beat(9), match(9), match(10)])
+    assert [type(one) for one in passed] == [Beat, Trade]
 
 
 def test_a_crossed_book_is_invalid_until_a_fresh_snapshot() -> None:

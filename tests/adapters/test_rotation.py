@@ -3,7 +3,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from adapters.base import Checkpoint, Health, Output, Refused, Stream, upstream_gap
@@ -131,6 +131,7 @@ def worlds(draw: st.DrawFn) -> tuple[World, str]:
     return World(story, old_at, start), steps
 
 
+@settings(max_examples=400)
 @given(worlds())
 def test_whatever_the_interleaving_nothing_is_missing_twice_or_out_of_order(
     given_: tuple[World, str],
@@ -164,6 +165,7 @@ def test_whatever_the_interleaving_nothing_is_missing_twice_or_out_of_order(
     assert len(checkpoints) == 1
 
 
+@settings(max_examples=400)
 @given(worlds())
 def test_before_the_switch_the_new_connection_is_not_heard_at_all(
     given_: tuple[World, str],
@@ -253,3 +255,30 @@ def test_a_state_that_says_the_same_again_is_no_step_back() -> None:
     rule.switch()
     assert rule.new([quote(2)])[:1] != [quote(2)]  # both say the same now: said already
     assert read(rule.new([quote(1)]), Quote) == [1]  # and this is really new
+
+
+def test_a_forced_switch_of_a_state_without_times_never_steps_back() -> None:
+    rule = handover()
+    rule.old([quote(n) for n in range(1, 6)])
+    rule.new([quote(1), quote(2)])
+    rule.switch()
+    assert read(rule.switch(is_forced=True), Quote) == []  # the new one is behind
+    assert read(rule.new([quote(n) for n in range(3, 8)]), Quote) == [6, 7]
+    assert read(rule.new([quote(3)]), Quote) == [3]  # it has caught up: this is really new
+
+
+def test_a_forced_switch_of_a_state_with_times_never_steps_back() -> None:
+    rule = handover()
+    rule.old([ticker(n) for n in range(1, 6)])
+    rule.new([ticker(1)])
+    rule.switch()
+    rule.switch(is_forced=True)
+    assert read(rule.new([ticker(n) for n in range(2, 8)]), Ticker) == [6, 7]
+
+
+def test_what_lies_before_the_overlap_is_never_brought_up_later() -> None:
+    rule = handover(last_trade=2)
+    rule.new([trade(3), trade(4), trade(5)])
+    hole = upstream_gap(TRADE, 0, "upstream_sequence", 1)
+    assert rule.old([hole, trade(4)]) == [hole, trade(4)]  # the old one has lost 3, and said so
+    assert read(rule.switch(), Trade) == [5]

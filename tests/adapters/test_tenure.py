@@ -230,3 +230,22 @@ async def test_nothing_is_left_running_when_a_handover_is_cut_short(
         await eventually(lambda: len(market.made) == 2)
         assert bench.trades()
     await eventually(lambda: len(asyncio.all_tasks()) == before)
+
+
+async def test_what_nobody_brought_while_a_quiet_market_was_handed_over_is_declared(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(recovery, "BACKFILL_S", 0.05)
+    market = Market()
+    async with exchange(market.handler, market.rest) as url:
+        bench = Bench(url, "BTC-USD")
+        async with running(bench):
+            await eventually(lambda: len(market.subscribed) == 1)
+            await market.say(trade("BTC-USD", 1))
+            await eventually(lambda: bench.trades() == ["1"])
+            await market.made[0].send('{"c":"bye"}')
+            await eventually(lambda: bench.runner.counters.rotations == 1)
+            await eventually(lambda: market.subscribed == market.made[1:])
+            await market.say(trade("BTC-USD", 4))
+            await eventually(lambda: gaps_of(bench) == [("trade.toy.BTC-USD", 2)])
+            assert bench.trades() == ["1", "4"]
