@@ -21,9 +21,7 @@ from adapters.base import (
     Fetch,
     Health,
     Leave,
-    Mark,
     Output,
-    Plan,
     Refused,
     Resumed,
     Send,
@@ -34,13 +32,13 @@ from adapters.pacer import Pacer
 from adapters.recovery import Recovery
 from adapters.rest import FetchFailed, is_local
 from adapters.rotation import Handover
-from adapters.silence import Beats, Silence, watched
+from adapters.slot import Slot
 from adapters.status import Input
 from adapters.tasks import alongside
 from feed.backoff import delay
 from feed.errors import BadPayload, StaleConnection
 from feed.models import Book, Depth, Derivative, Gap, Liquidation, Quote, Ticker, Trade
-from feed.topics import EVENT_KINDS, parse_topic
+from feed.topics import parse_topic
 
 if TYPE_CHECKING:
     from adapters.runner import Runner
@@ -64,38 +62,6 @@ Gate: TypeAlias = Callable[[Iterable[Output]], Iterable[Output]]
 
 class Leaving(StaleConnection):
     """The exchange asked us to replace the connection; that is no failure."""
-
-
-class Slot:
-    """What the connections that follow one another in one place have in common.
-
-    Args:
-        index: Which connection of the exchange, for the status board.
-        topics: What it feeds.
-
-    Attributes:
-        facts: The topics of facts among them.
-        silence, beats: None of a tape.
-        marks: Native symbol -> the last trade that came; nothing of a tape, which may start over.
-        owes_gaps: A connection fed these topics and was lost, and the gap has not been said.
-    """
-
-    def __init__(self, runner: Runner, plan: Plan, index: int, topics: Iterable[str]) -> None:
-        self.plan = plan
-        self.index = index
-        self.topics = sorted(topics)
-        self.facts = [t for t in self.topics if t.partition(".")[0] in EVENT_KINDS]
-        self.natives = {one.symbol: native for native, one in plan.instruments.items()}
-        self.marks: dict[str, Mark] = {}
-        self.owes_gaps = False
-        self.silence: Silence | None = None
-        self.beats: Beats | None = None
-        limits = runner.limits
-        if not runner.is_tape:
-            judged = watched(runner.adapter, plan, self.topics, runner.kinds)
-            self.silence = Silence(judged, floor_s=limits.symbol_silent_after_s)
-            if limits.beat_every_s is not None:
-                self.beats = Beats(limits.beat_every_s)
 
 
 class Connection:

@@ -18,11 +18,12 @@ import msgspec
 from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
 
 from adapters.base import Adapter, Limits
-from adapters.connection import Leaving, Slot
+from adapters.connection import Leaving
 from adapters.pacer import Pacer
 from adapters.publisher import Sink
 from adapters.rest import Rest, retry_after
 from adapters.selection import Selection
+from adapters.slot import Slot
 from adapters.status import Input, StatusBoard
 from adapters.tasks import now_us, together
 from adapters.tenure import Tenure

@@ -10,7 +10,8 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING
 
-from adapters.connection import Connection, Leaving, Slot
+from adapters.connection import Connection, Leaving
+from adapters.slot import Slot
 from feed.errors import StaleConnection
 
 if TYPE_CHECKING:
