@@ -350,6 +350,24 @@ class Ack(msgspec.Struct, frozen=True):
     unsubscribe: bool = False
 
 
+class Standing(ABC):
+    """What a stream has come to, as the exchange tells it to who asks for the stream late.
+
+    Attributes:
+        key: REST key of the answer that tells it; None: it is sent to who subscribes.
+    """
+
+    key: str | None = None
+
+    @abstractmethod
+    def take(self, frame: bytes) -> None:
+        """Take the stream's next frame into account."""
+
+    @abstractmethod
+    def told(self) -> bytes | None:
+        """Return the frame or the body; None while there is nothing to tell."""
+
+
 class Venue(ABC):
     """The exchange's side of the protocol, for the fake exchange that serves a tape. Pure.
 
@@ -390,3 +408,19 @@ class Venue(ABC):
     @abstractmethod
     def rest_key_of(self, line: TapeLine) -> str | None:
         """Return the key of a recorded body, also where its URL is missing (the only symbol)."""
+
+    def standing(self, stream: Stream, bodies: Mapping[str, Sequence[bytes]]) -> Standing | None:
+        """Return where the stream starts; None for one that needs no such start.
+
+        Args:
+            bodies: REST key -> recorded bodies.
+        """
+        return None
+
+    def beats(self, streams: Collection[Stream]) -> tuple[str, ...]:
+        """Return a connection's heartbeats; empty where they are pings of the protocol."""
+        return ()
+
+    def farewell(self, now_ms: int) -> str | None:
+        """Return the notice that a connection will be ended; None where it comes without."""
+        return None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import random
 import signal
 import sys
 from collections.abc import Callable, Coroutine
@@ -313,17 +314,48 @@ def ingest(
 @click.option("--host", default="127.0.0.1", show_default=True, metavar="ADDRESS")
 @_speed
 @click.option("--loop", is_flag=True, help="Start over when the tape ends.")
-def replay(tape: Path, exchange: str | None, port: int, host: str, speed: str, loop: bool) -> None:
+@click.option(
+    "--fault",
+    multiple=True,
+    metavar="FAULT",
+    help="Break the exchange on purpose: drop:0.01, close:after=500, half-open:after=1000, …; "
+    "repeat for several. All: docs/tapes.md.",
+)
+@click.option(
+    "--seed",
+    type=click.IntRange(0),
+    metavar="N",
+    help="Which frames the faults strike; printed where it was chosen at random.",
+)
+def replay(
+    tape: Path,
+    exchange: str | None,
+    port: int,
+    host: str,
+    speed: str,
+    loop: bool,
+    fault: tuple[str, ...],
+    seed: int | None,
+) -> None:
     """Serve a tape as a fake exchange on a local port, over the exchange's own protocol.
 
     \b
     feed replay session.jsonl.gz --port 9000 --speed 10 --loop
     FEED_BUS=… feed ingest --exchange kraken --endpoint kraken=http://127.0.0.1:9000
+    feed replay session.jsonl.gz --fault drop:0.01:channel=book --fault close:after=500
     """
     _settings()
+    from adapters.faults import parse
     from adapters.replay import parse_speed, serve_tape
 
     factor = parse_speed(speed)
+    chosen = random.randrange(1_000_000) if seed is None else seed
+    faults = parse(fault, chosen) if fault else None
+
+    def ready(url: str) -> None:
+        click.echo(f"Serving {tape} on {url}", err=True)
+        if faults is not None:
+            click.echo(f"Faults: {' '.join(fault)} (again with --seed {chosen})", err=True)
 
     async def work(stop: asyncio.Event) -> None:
         await serve_tape(
@@ -333,8 +365,9 @@ def replay(tape: Path, exchange: str | None, port: int, host: str, speed: str, l
             port,
             factor,
             loop,
+            faults=faults,
             stop=stop,
-            on_ready=lambda url: click.echo(f"Serving {tape} on {url}", err=True),
+            on_ready=ready,
         )
 
     _run_until_stopped(work)

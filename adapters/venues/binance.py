@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import msgspec
 
-from adapters.base import Ack, Stream, TapeLine, Venue
+from adapters.base import Ack, Standing, Stream, TapeLine, Venue
+from adapters.venues.standing import Level, Sides
 
 
 class _Frame(msgspec.Struct):
@@ -26,12 +27,35 @@ class _Request(msgspec.Struct):
     id: int | str | None = None
 
 
+class _Update(msgspec.Struct):
+    u: int
+    b: list[Level]
+    a: list[Level]
+    E: int | None = None
+
+
+class _Wrapped(msgspec.Struct):
+    data: _Update
+
+
+class _Snapshot(msgspec.Struct, omit_defaults=True):
+    lastUpdateId: int
+    bids: list[Level]
+    asks: list[Level]
+    E: int | None = None
+
+
 _decode_frame = msgspec.json.Decoder(_Frame).decode
+_decode_wrapped = msgspec.json.Decoder(_Wrapped).decode
+_decode_update = msgspec.json.Decoder(_Update).decode
+_decode_snapshot = msgspec.json.Decoder(_Snapshot).decode
 _decode_request = msgspec.json.Decoder(_Request).decode
 _encode = msgspec.json.Encoder().encode
 
 #: Of bare payloads: ``e`` -> channel.
 _CHANNELS = {"depthUpdate": "depth", "24hrTicker": "ticker", "markPriceUpdate": "markPrice"}
+#: Levels a side that a REST book may be asked for: one with exactly so many was cut there.
+_CUTS = (5000, 1000, 500, 100, 50, 20, 10, 5)
 
 
 def _stream(name: str) -> Stream | None:
@@ -48,6 +72,43 @@ def _streams(names: Iterable[str]) -> tuple[Stream, ...]:
 
 def _answer(**fields: object) -> str:
     return _encode(fields).decode()
+
+
+class _Depth(Standing):
+    """A REST book: the recorded one and what has been sent since."""
+
+    def __init__(self, native: str, body: bytes) -> None:
+        self.key = f"depth:{native}"
+        start = _decode_snapshot(body)
+        self._id = start.lastUpdateId
+        self._E = start.E
+        self._sides = Sides()
+        self._sides.apply(start.bids, start.asks)
+        # Past its last level nothing is known of a side that was cut.
+        self._worst_bid = float(start.bids[-1][0]) if len(start.bids) in _CUTS else None
+        self._worst_ask = float(start.asks[-1][0]) if len(start.asks) in _CUTS else None
+
+    def take(self, frame: bytes) -> None:
+        is_wrapped = frame.startswith(b'{"stream"')
+        update = _decode_wrapped(frame).data if is_wrapped else _decode_update(frame)
+        if update.u <= self._id:
+            return
+        self._id = update.u
+        self._E = None if self._E is None else update.E
+        self._sides.apply(update.b, update.a)
+
+    def told(self) -> bytes:
+        bids, asks = self._sides.bids(), self._sides.asks()
+        if self._worst_bid is not None:
+            bids = _cut([level for level in bids if float(level[0]) >= self._worst_bid])
+        if self._worst_ask is not None:
+            asks = _cut([level for level in asks if float(level[0]) <= self._worst_ask])
+        return _encode(_Snapshot(self._id, bids, asks, self._E))
+
+
+def _cut(levels: list[Level]) -> list[Level]:
+    """Cut a side where the exchange could have, so that who gets it knows that there is more."""
+    return levels[: next((cut for cut in _CUTS if cut <= len(levels)), 0)]
 
 
 class BinanceVenue(Venue):
@@ -114,6 +175,15 @@ class BinanceVenue(Venue):
         if '"lastUpdateId"' in head and len(self._books) == 1:
             return f"depth:{next(iter(self._books))}"
         return "listing" if '"serverTime"' in head else None
+
+    def standing(self, stream: Stream, bodies: Mapping[str, Sequence[bytes]]) -> Standing | None:
+        recorded = bodies.get(f"depth:{stream.native}")
+        is_depth = stream.channel.partition("@")[0] == "depth"
+        return _Depth(stream.native, recorded[0]) if is_depth and recorded else None
+
+    def farewell(self, now_ms: int) -> str | None:
+        data = {"e": "serverShutdown", "E": now_ms}
+        return _answer(stream="!serverShutdown", data=data)
 
 
 class BinanceUsdmVenue(BinanceVenue):

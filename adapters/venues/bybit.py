@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 from urllib.parse import parse_qs, urlsplit
 
 import msgspec
 
-from adapters.base import Ack, Stream, TapeLine, Venue
+from adapters.base import Ack, Standing, Stream, TapeLine, Venue
 from adapters.tape import received
+from adapters.venues.standing import BookStanding
 
 #: Arguments a request, on spot.
 _MOST_ARGS = 10
@@ -30,6 +32,45 @@ _decode_frame = msgspec.json.Decoder(_Frame).decode
 _decode_request = msgspec.json.Decoder(_Request).decode
 _decode = msgspec.json.Decoder().decode
 _encode = msgspec.json.Encoder().encode
+
+
+class _Book(BookStanding):
+    """A book of ``depth`` levels: an update does not say which ones it pushes out."""
+
+    def __init__(self, depth: int) -> None:
+        super().__init__()
+        self._depth = depth
+        self._last: dict[str, Any] = {}
+
+    def take(self, frame: bytes) -> None:
+        self._last = _decode(frame)
+        data = self._last["data"]
+        if self._last["type"] == "snapshot" or data["u"] == 1:
+            self.start(data["b"], data["a"])
+        else:
+            self.sides.apply(data["b"], data["a"])
+            self.sides.cut(self._depth)
+
+    def told(self) -> bytes | None:
+        if not self.is_begun:
+            return None
+        data = self._last["data"] | {"b": self.sides.bids(), "a": self.sides.asks()}
+        return _encode(self._last | {"type": "snapshot", "data": data})
+
+
+class _Ticker(Standing):
+    """A linear ticker: its deltas name what has changed."""
+
+    def __init__(self) -> None:
+        self._last: dict[str, Any] = {}
+
+    def take(self, frame: bytes) -> None:
+        message = _decode(frame)
+        known = self._last.get("data", {}) if message["type"] == "delta" else {}
+        self._last = message | {"type": "snapshot", "data": known | message["data"]}
+
+    def told(self) -> bytes | None:
+        return _encode(self._last) if self._last else None
 
 
 def _stream(topic: str) -> Stream | None:
@@ -102,6 +143,12 @@ class BybitVenue(Venue):
 
     def rest_key_of(self, line: TapeLine) -> str | None:
         return self.rest_key(line.url) if line.dir == "rest" and line.url is not None else None
+
+    def standing(self, stream: Stream, bodies: Mapping[str, Sequence[bytes]]) -> Standing | None:
+        name, _, depth = stream.channel.partition(".")
+        if name == "orderbook":
+            return _Book(int(depth))
+        return _Ticker() if name == "tickers" else None
 
     def _ours(self, line: TapeLine) -> _Frame | None:
         if line.conn is not None and not self._is_ours.get(line.conn, True):

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
 import msgspec
 
-from adapters.base import Ack, Stream, TapeLine, Venue
+from adapters.base import Ack, Standing, Stream, TapeLine, Venue
 from adapters.tape import received
+from adapters.venues.standing import BookStanding, Level
 
 #: The names under which the same book messages were subscribed to over the years.
 _BOOKS = ("level2_batch", "level2", "level2_50")
@@ -45,6 +47,18 @@ class _Request(msgspec.Struct):
         return [_Channel(one.name, one.product_ids or self.product_ids) for one in named]
 
 
+class _Book(msgspec.Struct, omit_defaults=True):
+    """A ``snapshot`` or an ``l2update``."""
+
+    type: str
+    product_id: str
+    bids: list[Level] = []
+    asks: list[Level] = []
+    changes: list[tuple[str, str, str]] = []
+    time: str | None = None
+
+
+_decode_book = msgspec.json.Decoder(_Book).decode
 _decode_frame = msgspec.json.Decoder(_Frame).decode
 _decode_request = msgspec.json.Decoder(_Request).decode
 _encode = msgspec.json.Encoder().encode
@@ -55,12 +69,39 @@ def _error(reason: str) -> Ack:
     return Ack((), (_encode(fields).decode(),))
 
 
+class _Standing(BookStanding):
+    def __init__(self, product: str) -> None:
+        super().__init__()
+        self._product = product
+        self._time: str | None = None
+
+    def take(self, frame: bytes) -> None:
+        book = _decode_book(frame)
+        self._time = book.time
+        if book.type == "snapshot":
+            self.start(book.bids, book.asks)
+            return
+        bids, asks = (
+            [(price, size) for side, price, size in book.changes if side == name]
+            for name in ("buy", "sell")
+        )
+        self.sides.apply(bids, asks)
+
+    def told(self) -> bytes | None:
+        if not self.is_begun:
+            return None
+        bids, asks = self.sides.bids(), self.sides.asks()
+        return _encode(_Book("snapshot", self._product, bids, asks, time=self._time))
+
+
 class CoinbaseVenue(Venue):
     """Each request is answered with the channels it asked for, as a first one is in truth."""
 
     def __init__(self) -> None:
         self._book = _BOOKS[0]
         self._products: set[str] = set()
+        #: Product -> a recorded heartbeat of it.
+        self._beats: dict[str, str] = {}
 
     def scan(self, line: TapeLine) -> None:
         frame = received(line, _decode_frame)
@@ -72,6 +113,8 @@ class CoinbaseVenue(Venue):
                 self._book = channel.name
         if frame.product_id:
             self._products.add(frame.product_id)
+        if frame.type == "heartbeat" and line.raw is not None:
+            self._beats[frame.product_id] = line.raw
 
     def stream_of(self, line: TapeLine) -> Stream | None:
         frame = received(line, _decode_frame)
@@ -114,3 +157,10 @@ class CoinbaseVenue(Venue):
 
     def rest_key_of(self, line: TapeLine) -> str | None:
         return self.rest_key(line.url) if line.url is not None else None
+
+    def standing(self, stream: Stream, bodies: Mapping[str, Sequence[bytes]]) -> Standing | None:
+        return _Standing(stream.native) if stream.channel in _BOOKS else None
+
+    def beats(self, streams: Collection[Stream]) -> tuple[str, ...]:
+        asked = sorted(one.native for one in streams if one.channel == "heartbeat")
+        return tuple(self._beats[product] for product in asked if product in self._beats)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
 import msgspec
 
-from adapters.base import Ack, Stream, TapeLine, Venue
+from adapters.base import Ack, Standing, Stream, TapeLine, Venue
 from adapters.tape import received
+from adapters.venues.standing import BookStanding, Level, raw
 
 #: What a book can be asked for; one whose ack is not on the tape is of the least that holds it.
 _DEPTHS = (10, 25, 100, 500, 1000)
@@ -45,6 +47,29 @@ class _Request(msgspec.Struct):
     req_id: int | None = None
 
 
+class _Level(msgspec.Struct):
+    price: msgspec.Raw
+    qty: msgspec.Raw
+
+    def text(self) -> Level:
+        return str(self.price, "ascii"), str(self.qty, "ascii")
+
+
+class _Book(msgspec.Struct, omit_defaults=True):
+    symbol: str
+    bids: list[_Level]
+    asks: list[_Level]
+    checksum: int
+    timestamp: str | None = None
+
+
+class _BookFrame(msgspec.Struct):
+    channel: str
+    type: str
+    data: list[_Book]
+
+
+_decode_book = msgspec.json.Decoder(_BookFrame).decode
 _decode_frame = msgspec.json.Decoder(_Frame).decode
 _decode_data = msgspec.json.Decoder(list[_Entry]).decode
 _decode_request = msgspec.json.Decoder(_Request).decode
@@ -54,6 +79,36 @@ _encode = msgspec.json.Encoder().encode
 
 def _reply(fields: dict[str, Any], req_id: int | None) -> str:
     return _encode(fields if req_id is None else fields | {"req_id": req_id}).decode()
+
+
+class _Standing(BookStanding):
+    """A book of ``depth`` levels; the checksum of its last change is that of the whole."""
+
+    def __init__(self, depth: int) -> None:
+        super().__init__()
+        self._depth = depth
+        self._last: _Book | None = None
+
+    def take(self, frame: bytes) -> None:
+        message = _decode_book(frame)
+        (self._last,) = message.data
+        bids = [level.text() for level in self._last.bids]
+        asks = [level.text() for level in self._last.asks]
+        if message.type == "snapshot":
+            self.start(bids, asks)
+        else:
+            self.sides.apply(bids, asks)
+            self.sides.cut(self._depth)
+
+    def told(self) -> bytes | None:
+        if self._last is None or not self.is_begun:
+            return None
+        bids, asks = (
+            [_Level(raw(price), raw(size)) for price, size in side]
+            for side in (self.sides.bids(), self.sides.asks())
+        )
+        book = msgspec.structs.replace(self._last, bids=bids, asks=asks)
+        return _encode(_BookFrame("book", "snapshot", [book]))
 
 
 class KrakenVenue(Venue):
@@ -120,6 +175,13 @@ class KrakenVenue(Venue):
 
     def rest_key_of(self, line: TapeLine) -> str | None:
         return self.rest_key(line.url) if line.url is not None else None
+
+    def standing(self, stream: Stream, bodies: Mapping[str, Sequence[bytes]]) -> Standing | None:
+        name, _, depth = stream.channel.partition("-")
+        return _Standing(int(depth)) if name == "book" else None
+
+    def beats(self, streams: Collection[Stream]) -> tuple[str, ...]:
+        return ('{"channel":"heartbeat"}',)
 
     def _entries(self, frame: _Frame) -> list[_Entry]:
         """Return a data frame's entries that have a symbol."""

@@ -9,7 +9,7 @@ import pytest
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
-from adapters import replay
+from adapters import stage
 from adapters.base import Stream, TapeLine
 from adapters.recording import Recording, load
 from adapters.replay import FakeExchange, parse_speed
@@ -75,7 +75,7 @@ async def test_the_clock_starts_at_the_last_expected_subscribe() -> None:
 async def test_who_asks_for_less_than_expected_is_served_after_a_while(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(replay, "SETTLE_S", 0.05)
+    monkeypatch.setattr(stage, "SETTLE_S", 0.05)
     async with FakeExchange(toy(), speed=None) as fake:
         async with connect(fake.url.replace("http", "ws") + "/ws") as socket:
             await socket.send(subscribe(ETH))
