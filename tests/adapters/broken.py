@@ -1,0 +1,217 @@
+"""A real runner against an exchange broken on purpose, and an independent reader of its tape."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterator, Sequence
+from math import inf
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import msgspec
+
+from adapters import registry
+from adapters.playback import BUNDLED
+from adapters.recording import Recording, load
+from adapters.replay import FakeExchange
+from adapters.runner import Counters, Runner, endpoints
+from adapters.selection import by_stream
+from adapters.status import StatusBoard
+from adapters.tasks import now_us
+from feed.models import Book, Depth, ExchangeStatus, Gap, Quote, SymbolStatus, Trade
+from tests.adapters.kit import ListSink
+from tests.adapters.sessions import PAYLOADS, Sides, apply, best_first
+
+#: The best levels of both sides, best first.
+Top = tuple[tuple[tuple[str, str], ...], tuple[tuple[str, str], ...]]
+
+#: Exchange -> tape, how much of it is played (seconds) and how fast.
+TAPES: dict[str, tuple[Path, float, float]] = {
+    "binance": (BUNDLED / "binance_btcusdt_20240808.jsonl.gz", 40.0, 20.0),
+    "binance-usdm": (BUNDLED / "binance-usdm_btcusdt_20240808.jsonl.gz", 20.0, 10.0),
+    "coinbase": (BUNDLED / "coinbase_20210417.jsonl.gz", 30.0, 15.0),
+    "kraken": (BUNDLED / "kraken_xrpusd_20260801.jsonl.gz", 40.0, 20.0),
+    "bybit": (PAYLOADS / "bybit" / "session.jsonl", 2.0, 1.0),
+    "bybit-linear": (PAYLOADS / "bybit" / "session.jsonl", 2.0, 1.0),
+}
+_loaded: dict[str, Recording] = {}
+
+
+def recording(name: str) -> Recording:
+    """Return the part of the exchange's tape that is played."""
+    if name not in _loaded:
+        path, length_s, _ = TAPES[name]
+        found = load(path)[name]
+        found.frames = [frame for frame in found.frames if frame.at <= length_s]
+        _loaded[name] = found
+    return _loaded[name]
+
+
+class Outcome:
+    """What was published, in order, and how the exchange was treated."""
+
+    def __init__(self, sink: ListSink, handshakes: Sequence[float], counters: Counters) -> None:
+        self.events = sink.events
+        self.handshakes = list(handshakes)
+        self.counters = counters
+        self.of = sink.of
+
+    def topic(self, topic: str) -> list[Any]:
+        return [event for event in self.events if event.topic == topic]
+
+    def topics(self, kind: type[Any]) -> set[str]:
+        return {event.topic for event in self.of(kind)}
+
+    def exchange_states(self) -> list[tuple[str, str | None]]:
+        return [(status.state, status.reason) for status in self.of(ExchangeStatus)]
+
+    def healths(self, topic: str) -> list[str]:
+        """Return the states that a topic went through."""
+        kind, exchange, symbol = topic.split(".", 2)
+        told = [
+            event.kinds[kind]
+            for event in self.topic(f"status.{exchange}.{symbol}")
+            if isinstance(event, SymbolStatus)
+        ]
+        return [state for at, state in enumerate(told) if at == 0 or told[at - 1] != state]
+
+    def lost(self, topic: str, cause: str) -> list[int | None]:
+        gaps = [event for event in self.topic(topic) if isinstance(event, Gap)]
+        return [gap.lost for gap in gaps if gap.cause == cause]
+
+    def trade_ids(self, topic: str) -> list[str]:
+        return [event.id for event in self.topic(topic) if isinstance(event, Trade)]
+
+
+async def play(name: str, *faults: str, seed: int = 7, **limits: Any) -> Outcome:
+    """Run the exchange's adapter against its tape, broken so, to the tape's end."""
+    played, speed = recording(name), TAPES[name][2]
+    adapter = registry.entry(name).load_adapter()
+    listing = played.bodies.get("listing", [])
+    listed = adapter.instruments(listing) if listing else []
+    selection = by_stream(adapter, listed, played.streams, (), adapter.kinds)
+    asked = {stream for plan in selection.plans for stream in plan.streams}
+    calm = dict(frames_per_s=inf, connects=1_000, silent_after_s=inf) | limits
+    sink = ListSink()
+    start = now_us()
+    # No waits but those that the exchange asks for.
+    rng = Random(1)
+    rng.uniform = lambda a, b: 0.0  # type: ignore[method-assign]
+    async with FakeExchange({name: played}, speed=speed, expected={name: asked}) as fake:
+        fake.break_(*faults, seed=seed)
+        runner = Runner(
+            adapter,
+            selection,
+            *endpoints(adapter, fake.url),
+            sink,
+            StatusBoard(
+                name,
+                selection.topics,
+                connections=len(selection.plans),
+                threshold_ms=None,
+                now=start,
+            ),
+            limits=msgspec.structs.replace(adapter.limits, **calm),
+            ends=True,
+            # The adapters' own patience is of the tape's time.
+            clock=lambda: start + int((now_us() - start) * speed),
+            rng=rng,
+        )
+        async with asyncio.timeout(60):
+            await runner.run()
+        return Outcome(sink, fake.handshakes, runner.counters)
+
+
+def _steps(name: str, native: str) -> Iterator[tuple[bool, Any, Any]]:
+    """Yield each step of a book as the tape's text has it: is it a start, bids, asks."""
+    played = recording(name)
+    if name.startswith("binance"):
+        (body,) = played.bodies[f"depth:{native}"]
+        start = json.loads(body)
+        yield True, start["bids"], start["asks"]
+        for frame in played.frames:
+            data = json.loads(frame.body)["data"]
+            if data.get("e") == "depthUpdate" and data["s"] == native:
+                if data["u"] > start["lastUpdateId"]:
+                    yield False, data["b"], data["a"]
+        return
+    for frame in played.frames:
+        message = json.loads(frame.body, parse_float=str, parse_int=str)
+        if name == "kraken" and message.get("channel") == "book":
+            (data,) = message["data"]
+            sides = [
+                [(one["price"], one["qty"]) for one in data[side]] for side in ("bids", "asks")
+            ]
+            yield message["type"] == "snapshot", *sides
+        elif name == "coinbase" and message.get("product_id") == native:
+            if message["type"] == "snapshot":
+                yield True, message["bids"], message["asks"]
+            elif message["type"] == "l2update":
+                changes = message["changes"]
+                yield (
+                    False,
+                    [change[1:] for change in changes if change[0] == "buy"],
+                    [change[1:] for change in changes if change[0] == "sell"],
+                )
+        elif name.startswith("bybit") and message.get("topic") == f"orderbook.200.{native}":
+            yield message["type"] == "snapshot", message["data"]["b"], message["data"]["a"]
+
+
+def top(sides: Sides, levels: int) -> Top:
+    bids, asks = best_first(sides)
+    return tuple(bids[:levels]), tuple(asks[:levels])
+
+
+def truths(name: str, native: str, levels: int) -> list[Top]:
+    """Return the best levels after each step of the book on the tape."""
+    sides: Sides = ({}, {})
+    depth = 25 if name == "kraken" else None
+    found = []
+    for is_start, bids, asks in _steps(name, native):
+        if is_start:
+            sides = ({}, {})
+        apply(sides, bids, asks)
+        if depth is not None:  # what falls out of Kraken's window is not said
+            best = best_first(sides)
+            sides = (dict(best[0][:depth]), dict(best[1][:depth]))
+        found.append(top(sides, levels))
+    return found
+
+
+def shown(outcome: Outcome, topic: str, levels: int) -> list[Top]:
+    """Return the best levels that clients saw after each book event, as text, in order.
+
+    Fails where an event comes while the book is not to be trusted.
+    """
+    _, exchange, symbol = topic.split(".", 2)
+    sides: Sides = ({}, {})
+    is_known, found = False, []
+    for event in outcome.events:
+        if event.topic == f"status.{exchange}.{symbol}" and event.kinds["book"] == "invalid":
+            is_known = False
+        elif event.topic == topic and isinstance(event, Gap):
+            is_known = False
+        elif event.topic == topic and isinstance(event, Book):
+            if event.snapshot:
+                sides, is_known = ({}, {}), True
+            assert is_known, "a change of a book that nobody has"
+            apply(sides, event.bids, event.asks)
+            found.append(top(sides, levels))
+    return found
+
+
+def is_crossed(best: Top) -> bool:
+    bids, asks = best
+    return bool(bids and asks) and float(bids[0][0]) >= float(asks[0][0])
+
+
+def check_uncrossed(outcome: Outcome) -> None:
+    for topic in outcome.topics(Book):
+        assert not any(is_crossed(best) for best in shown(outcome, topic, 1))
+    for depth in outcome.of(Depth):
+        assert not is_crossed((tuple(depth.bids), tuple(depth.asks)))
+    for quote in outcome.of(Quote):
+        if quote.bid is not None and quote.ask is not None:
+            assert float(quote.bid) <= float(quote.ask)
