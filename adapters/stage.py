@@ -249,11 +249,15 @@ class Player:
                 continue
             if speed is not None and (wait := started + frame.at / speed - loop.time()) > 0:
                 await asyncio.sleep(wait)
-            if stage.faults is not None and not await self._prepare(index):
-                return False
+            if stage.faults is not None:
+                await self._prepare(index)
+                if await self._is_ended():
+                    return False
             if stream is not None:
                 stage.reached[stream] = max(index, stage.reached.get(stream, -1))
             await self._pass(frame)
+            if await self._is_ended():
+                return False
         await self._release()
         if speed is not None and stage.loop:
             # Connections with fewer streams stay in step with the others.
@@ -281,27 +285,29 @@ class Player:
         if self._stage.is_told(stream) and (told := self._stage.told(stream, upto)) is not None:
             await self._socket.send(told, text=True)
 
-    async def _prepare(self, index: int) -> bool:
-        """Do what is due before a frame; return False where the connection ends instead."""
+    async def _prepare(self, index: int) -> None:
+        """Do what is due before a frame."""
         stage = self._stage
         while self._fresh:
             await self._tell(self._fresh.pop(0), index - 1)
         if self._trouble is None or self._trouble.faults is not stage.faults:
             await self._release()
             self._trouble = self._new_trouble()
-        trouble = self._trouble
-        fate = trouble.fate if trouble is not None else None
-        if trouble is None or fate is None:
-            return True
-        trouble.fate = None
+
+    async def _is_ended(self) -> bool:
+        """Carry out what the connection has come to; return whether that was its end."""
+        fate = self._trouble.fate if self._trouble is not None else None
+        if self._trouble is None or fate is None:
+            return False
+        self._trouble.fate = None
         await self._release()
         if fate.name == "shutdown":
-            notice = stage.recording.venue.farewell(time.time_ns() // 1_000_000)
+            notice = self._stage.recording.venue.farewell(time.time_ns() // 1_000_000)
             if notice is not None:
                 await self._socket.send(notice)
-                return True
+                return False
         await self._meet(fate)
-        return False
+        return True
 
     async def _pass(self, frame: Frame) -> None:
         """Send a frame, or what the faults make of it."""

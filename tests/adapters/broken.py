@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager
 from math import inf
 from pathlib import Path
 from random import Random
@@ -17,7 +18,7 @@ from adapters.playback import BUNDLED
 from adapters.recording import Recording, load
 from adapters.replay import FakeExchange
 from adapters.runner import Counters, Runner, endpoints
-from adapters.selection import by_stream
+from adapters.selection import Selection, by_stream
 from adapters.status import StatusBoard
 from adapters.tasks import now_us
 from feed.models import Book, Depth, ExchangeStatus, Gap, Quote, SymbolStatus, Trade
@@ -85,43 +86,69 @@ class Outcome:
         return [event.id for event in self.topic(topic) if isinstance(event, Trade)]
 
 
-async def play(name: str, *faults: str, seed: int = 7, **limits: Any) -> Outcome:
-    """Run the exchange's adapter against its tape, broken so, to the tape's end."""
-    played, speed = recording(name), TAPES[name][2]
+def _selection(name: str) -> Selection:
+    played = recording(name)
     adapter = registry.entry(name).load_adapter()
     listing = played.bodies.get("listing", [])
     listed = adapter.instruments(listing) if listing else []
-    selection = by_stream(adapter, listed, played.streams, (), adapter.kinds)
-    asked = {stream for plan in selection.plans for stream in plan.streams}
+    return by_stream(adapter, listed, played.streams, (), adapter.kinds)
+
+
+def _runner(
+    name: str, selection: Selection, url: str, sink: ListSink, limits: dict[str, Any]
+) -> Runner:
+    adapter, speed, start = registry.entry(name).load_adapter(), TAPES[name][2], now_us()
     calm = dict(frames_per_s=inf, connects=1_000, silent_after_s=inf) | limits
-    sink = ListSink()
-    start = now_us()
     # No waits but those that the exchange asks for.
     rng = Random(1)
     rng.uniform = lambda a, b: 0.0  # type: ignore[method-assign]
-    async with FakeExchange({name: played}, speed=speed, expected={name: asked}) as fake:
+    return Runner(
+        adapter,
+        selection,
+        *endpoints(adapter, url),
+        sink,
+        StatusBoard(
+            name,
+            selection.topics,
+            connections=len(selection.plans),
+            threshold_ms=None,
+            now=start,
+        ),
+        limits=msgspec.structs.replace(adapter.limits, **calm),
+        ends=True,
+        # The adapters' own patience is of the tape's time.
+        clock=lambda: start + int((now_us() - start) * speed),
+        rng=rng,
+    )
+
+
+async def play(name: str, *faults: str, seed: int = 7, **limits: Any) -> Outcome:
+    """Run the exchange's adapter against its tape, broken so, to the tape's end."""
+    selection, sink = _selection(name), ListSink()
+    asked = {stream for plan in selection.plans for stream in plan.streams}
+    recordings = {name: recording(name)}
+    async with FakeExchange(recordings, speed=TAPES[name][2], expected={name: asked}) as fake:
         fake.break_(*faults, seed=seed)
-        runner = Runner(
-            adapter,
-            selection,
-            *endpoints(adapter, fake.url),
-            sink,
-            StatusBoard(
-                name,
-                selection.topics,
-                connections=len(selection.plans),
-                threshold_ms=None,
-                now=start,
-            ),
-            limits=msgspec.structs.replace(adapter.limits, **calm),
-            ends=True,
-            # The adapters' own patience is of the tape's time.
-            clock=lambda: start + int((now_us() - start) * speed),
-            rng=rng,
-        )
+        runner = _runner(name, selection, fake.url, sink, limits)
         async with asyncio.timeout(60):
             await runner.run()
         return Outcome(sink, fake.handshakes, runner.counters)
+
+
+@asynccontextmanager
+async def running(name: str, fake: FakeExchange, **limits: Any) -> AsyncIterator[ListSink]:
+    """Run the exchange's adapter against a fake that is the caller's to break."""
+    sink = ListSink()
+    task = asyncio.create_task(_runner(name, _selection(name), fake.url, sink, limits).run())
+    try:
+        yield sink
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+def stale(statuses: Sequence[SymbolStatus]) -> list[SymbolStatus]:
+    return [status for status in statuses if "stale" in status.kinds.values()]
 
 
 def _steps(name: str, native: str) -> Iterator[tuple[bool, Any, Any]]:

