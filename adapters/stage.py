@@ -255,6 +255,9 @@ class Player:
                     return False
             if stream is not None:
                 stage.reached[stream] = max(index, stage.reached.get(stream, -1))
+            if stage.faults is None:
+                await self._give(frame)
+                continue
             await self._pass(frame)
             if await self._is_ended():
                 return False

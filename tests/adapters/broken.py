@@ -30,10 +30,10 @@ Top = tuple[tuple[tuple[str, str], ...], tuple[tuple[str, str], ...]]
 
 #: Exchange -> tape, how much of it is played (seconds) and how fast.
 TAPES: dict[str, tuple[Path, float, float]] = {
-    "binance": (BUNDLED / "binance_btcusdt_20240808.jsonl.gz", 40.0, 20.0),
-    "binance-usdm": (BUNDLED / "binance-usdm_btcusdt_20240808.jsonl.gz", 20.0, 10.0),
-    "coinbase": (BUNDLED / "coinbase_20210417.jsonl.gz", 30.0, 15.0),
-    "kraken": (BUNDLED / "kraken_xrpusd_20260801.jsonl.gz", 40.0, 20.0),
+    "binance": (BUNDLED / "binance_btcusdt_20240808.jsonl.gz", 24.0, 20.0),
+    "binance-usdm": (BUNDLED / "binance-usdm_btcusdt_20240808.jsonl.gz", 12.0, 10.0),
+    "coinbase": (BUNDLED / "coinbase_20210417.jsonl.gz", 20.0, 15.0),
+    "kraken": (BUNDLED / "kraken_xrpusd_20260801.jsonl.gz", 24.0, 20.0),
     "bybit": (PAYLOADS / "bybit" / "session.jsonl", 2.0, 1.0),
     "bybit-linear": (PAYLOADS / "bybit" / "session.jsonl", 2.0, 1.0),
 }
