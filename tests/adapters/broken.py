@@ -83,7 +83,8 @@ class Outcome:
         return [gap.lost for gap in gaps if gap.cause == cause]
 
     def trade_ids(self, topic: str) -> list[str]:
-        return [event.id for event in self.topic(topic) if isinstance(event, Trade)]
+        trades = [event for event in self.topic(topic) if isinstance(event, Trade)]
+        return [trade.id for trade in trades if trade.id is not None]
 
 
 def _selection(name: str) -> Selection:
@@ -186,6 +187,20 @@ def _steps(name: str, native: str) -> Iterator[tuple[bool, Any, Any]]:
             yield message["type"] == "snapshot", message["data"]["b"], message["data"]["a"]
 
 
+def read_whole(name: str, body: bytes) -> Sides:
+    """Read a whole book in the exchange's words."""
+    message = json.loads(body, parse_float=str, parse_int=str)
+    if name == "kraken":
+        (data,) = message["data"]
+        return (
+            {one["price"]: one["qty"] for one in data["bids"]},
+            {one["price"]: one["qty"] for one in data["asks"]},
+        )
+    data = message["data"] if name.startswith("bybit") else message
+    keys = ("b", "a") if name.startswith("bybit") else ("bids", "asks")
+    return dict(data[keys[0]]), dict(data[keys[1]])
+
+
 def top(sides: Sides, levels: int) -> Top:
     bids, asks = best_first(sides)
     return tuple(bids[:levels]), tuple(asks[:levels])
@@ -216,8 +231,8 @@ def shown(outcome: Outcome, topic: str, levels: int) -> list[Top]:
     sides: Sides = ({}, {})
     is_known, found = False, []
     for event in outcome.events:
-        if event.topic == f"status.{exchange}.{symbol}" and event.kinds["book"] == "invalid":
-            is_known = False
+        if isinstance(event, SymbolStatus) and event.topic == f"status.{exchange}.{symbol}":
+            is_known = is_known and event.kinds["book"] != "invalid"
         elif event.topic == topic and isinstance(event, Gap):
             is_known = False
         elif event.topic == topic and isinstance(event, Book):

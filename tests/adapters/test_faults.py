@@ -11,7 +11,10 @@ import asyncio
 
 import pytest
 
+from adapters.base import Stream, TapeLine
+from adapters.faults import is_book
 from adapters.replay import FakeExchange
+from adapters.venues.coinbase import CoinbaseVenue
 from feed.models import Book, Depth, Gap, SymbolStatus, Trade
 from tests.adapters import broken
 from tests.adapters.broken import check_uncrossed, play, recording, shown, truths
@@ -46,6 +49,36 @@ def check_book(outcome: broken.Outcome, name: str, levels: int = 20) -> None:
         depths = {(tuple(d.bids), tuple(d.asks)) for d in outcome.of(Depth)}
         assert depths and depths <= set(true)
     check_uncrossed(outcome)
+
+
+@pytest.mark.parametrize("name", [*BOOKS, "coinbase"])
+def test_the_fake_tells_who_comes_late_the_book_that_the_tape_has_then(name: str) -> None:
+    native = BOOKS[name][1] if name in BOOKS else "SKL-USD"
+    played = recording(name)
+    (stream,) = [one for one in played.streams if is_book(one) and one.native == native]
+    standing = played.venue.standing(stream, played.bodies)
+    assert standing is not None
+    told = []
+    for frame in played.frames[:1_500]:
+        if frame.stream == stream:
+            standing.take(frame.body)
+            body = standing.told()
+            assert body is not None
+            told.append(broken.top(broken.read_whole(name, body), 20))
+    true = truths(name, native, 20)
+    # Binance's recorded book is newer than the first updates.
+    assert list(dict.fromkeys(told)) == list(dict.fromkeys(true))[: len(dict.fromkeys(told))]
+    assert len(told) > 10
+
+
+def test_heartbeats_are_the_exchanges_own() -> None:
+    sample = '{"type":"heartbeat","product_id":"BTC-USD","sequence":1,"last_trade_id":2,"time":"t"}'
+    venue = CoinbaseVenue()
+    venue.scan(TapeLine(dir="in", raw=sample))
+    asked = [Stream("heartbeat", "BTC-USD"), Stream("heartbeat", "ETH-USD")]
+    assert venue.beats(asked) == (sample,)
+    assert recording("kraken").venue.beats([]) == ('{"channel":"heartbeat"}',)
+    assert recording("binance").venue.beats([]) == (), "pings of the protocol"
 
 
 @pytest.mark.parametrize("name", BOOKS)

@@ -270,7 +270,7 @@ async def test_a_half_open_connection_says_and_answers_nothing_and_leaves_nothin
         ) as socket:
             await socket.send(subscribe(BTC))
             assert [await socket.recv() for _ in range(3)] == [HELLO, OK, trade("BTC-USD", 1)]
-            pong = await socket.ping()
+            pong = asyncio.ensure_future(await socket.ping())
             await socket.send(subscribe(ETH))
             with pytest.raises(TimeoutError):
                 await asyncio.wait_for(socket.recv(), 0.3)
