@@ -22,7 +22,8 @@ from websockets.http11 import Request, Response
 
 from adapters import registry
 from adapters.base import Stream
-from adapters.faults import Door, Faults, parse
+from adapters.fault_language import parse
+from adapters.faults import Door, Faults
 from adapters.recording import Recording, load
 from adapters.stage import Player, Stage
 from adapters.tasks import until

@@ -345,7 +345,7 @@ def replay(
     feed replay session.jsonl.gz --fault drop:0.01:channel=book --fault close:after=500
     """
     _settings()
-    from adapters.faults import parse
+    from adapters.fault_language import parse
     from adapters.replay import parse_speed, serve_tape
 
     factor = parse_speed(speed)

@@ -12,7 +12,7 @@ import json
 import logging
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 from urllib.request import urlopen
 
@@ -22,7 +22,11 @@ from websockets.asyncio.server import ServerConnection, serve
 from websockets.datastructures import Headers
 from websockets.http11 import Request, Response
 
+from adapters.fault_language import parse
 from adapters.ingest import run_ingest
+from adapters.playback import BUNDLED
+from adapters.recording import load
+from adapters.replay import FakeExchange
 from feed.bus.memory import MemoryBroker, MemoryBus
 from feed.config import Settings
 from feed.server import bind, server
@@ -165,17 +169,47 @@ async def test_a_bad_exchange_costs_nobody_else_anything(
     behave: Behaviour, is_complaint: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.WARNING)
+    await serve_beside(exchange(KRAKEN_LISTING, behave), "BTC-USD")
+    complaints = [r for r in caplog.records if "cannot read a frame" in r.getMessage()]
+    assert len(complaints) == is_complaint, "said once a minute, not for each frame"
+
+
+@asynccontextmanager
+async def broken(*faults: str) -> AsyncIterator[str]:
+    """Serve a tape of Kraken over and over, broken so."""
+    recordings = load(BUNDLED / "kraken_xrpusd_20260801.jsonl.gz")
+    async with FakeExchange(recordings, speed=20.0, loop=True, faults=parse(faults, 1)) as fake:
+        yield fake.url
+
+
+@pytest.mark.parametrize(
+    "faults",
+    [
+        ["refuse"],
+        ["rate-limit:429"],
+        ["close:accept"],
+        ["close:after=30", "replay-old:50"],
+        ["half-open:after=30"],
+        ["heartbeats:after=30"],
+        ["shutdown:after=30"],
+        ["drop:0.2", "duplicate:0.2", "reorder:0.2", "delay:20ms@0.2", "corrupt:0.2"],
+    ],
+    ids=lambda faults: faults[0],
+)
+async def test_faults_of_an_exchange_cost_nobody_else_anything(faults: list[str]) -> None:
+    await serve_beside(broken(*faults), "BTC-USD", "XRP-USD")
+
+
+async def serve_beside(misbehaving: AbstractAsyncContextManager[str], *symbols: str) -> None:
+    """Run a misbehaving Kraken beside a good Coinbase; check that the latter is served as ever."""
     broker = MemoryBroker()
     async with web(broker) as address:
         assert await asyncio.to_thread(ready, address)
         tasks, files = len(asyncio.all_tasks()), open_files()
-        async with (
-            exchange(KRAKEN_LISTING, behave) as bad,
-            exchange(COINBASE_LISTING, trade_for_ever) as good,
-        ):
+        async with misbehaving as bad, exchange(COINBASE_LISTING, trade_for_ever) as good:
             settings = Settings(
                 exchanges=("kraken", "coinbase"),
-                symbols=("BTC-USD",),
+                symbols=symbols,
                 kinds=("trade", "book", "quote"),
                 endpoints=(f"kraken={bad}", f"coinbase={good}"),
             )
@@ -196,5 +230,3 @@ async def test_a_bad_exchange_costs_nobody_else_anything(
         await until(lambda: len(asyncio.all_tasks()) <= tasks)
         await until(lambda: open_files() <= files)
         assert await asyncio.to_thread(ready, address)
-    complaints = [r for r in caplog.records if "cannot read a frame" in r.getMessage()]
-    assert len(complaints) == is_complaint, "said once a minute, not for each frame"

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from adapters.base import Stream
-from adapters.faults import VALID, Door, Fault, Faults, Late, Trouble, corrupted, parse
+from adapters.fault_language import VALID, parse
+from adapters.faults import Door, Fault, Faults, Late, Trouble, corrupted
 from adapters.recording import Frame
 from feed.errors import ConfigError
 

@@ -12,7 +12,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from adapters import stage
 from adapters.base import Stream, TapeLine
-from adapters.faults import parse
+from adapters.fault_language import parse
 from adapters.recording import Recording, load
 from adapters.replay import FakeExchange, parse_speed
 from feed.errors import ConfigError
