@@ -154,7 +154,7 @@ class Player:
         self._aborted = asyncio.Event()
         self._is_half_open = False
         self._trouble = self._new_trouble()
-        #: Everything ever asked for; and what was asked for since the tape runs.
+        #: Everything ever asked for; and what is still to be told where it stands.
         self._known: set[Stream] = set()
         self._fresh: list[Stream] = []
         self._is_running = False
@@ -200,7 +200,7 @@ class Player:
         if ack.unsubscribe:
             self.asked.difference_update(ack.streams)
         elif ack.streams:
-            if self._is_running:
+            if self._is_running and self._stage.faults is not None:
                 self._fresh += [one for one in ack.streams if one not in self.asked]
             self.asked.update(ack.streams)
             self._known.update(ack.streams)

@@ -187,4 +187,7 @@ class BinanceVenue(Venue):
 
 
 class BinanceUsdmVenue(BinanceVenue):
-    """The futures speak the same."""
+    """The futures speak the same, but for the farewell, which is documented for spot alone."""
+
+    def farewell(self, now_ms: int) -> str | None:
+        return None
