@@ -62,8 +62,14 @@ async def publish(
     Raises:
         Fenced, LeaseLost: Somebody else publishes the exchange now; nothing more was written.
     """
+    settings = context.settings
     publisher = Publisher(
-        context.bus, catalogue.exchange, owner=context.owner, lease_s=context.settings.lease_s
+        context.bus,
+        catalogue.exchange,
+        owner=context.owner,
+        lease_s=settings.lease_s,
+        backlog_max_bytes=settings.backlog_max_bytes,
+        backlog_max_s=settings.backlog_max_s,
     )
     await publisher.open(catalogue)
     board = StatusBoard(

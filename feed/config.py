@@ -39,6 +39,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         patience_max_ms: Longest wait of an event for others to share its write, under load.
         allowed_origins: Browser origins beside our own that may connect; ``*`` for any.
         retention_*: Entries kept a topic by kind; ``expire_s``: how long an untouched one stays.
+        backlog_max_bytes, backlog_max_s: What an exchange's publisher keeps while the bus is away;
+            what is more or older is given up, and told as a gap.
         lease_s: After so long without a renewal another ingest may take the exchange over.
         sim_rate, sim_symbols, sim_kinds: What the ``sim`` exchange makes up, events a second in
             all.
@@ -69,6 +71,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     retention_book: Positive = 2_000
     retention_state: Positive = 100
     retention_expire_s: Positive = 86_400
+    backlog_max_bytes: Annotated[int, Meta(ge=65536)] = 64 << 20
+    backlog_max_s: PositiveFloat = 60.0
     lease_s: PositiveFloat = 3.0
     sim_rate: PositiveFloat = 1_000.0
     sim_symbols: Annotated[int, Meta(gt=0, le=1000)] = 100

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 import msgspec
 from msgspec.structs import force_setattr
@@ -29,15 +29,19 @@ class Sequencer:
         self._last = {topic: max(epoch, head.seq + 2) - 1 for topic, head in heads.items()}
         self._heads = dict(heads)
 
-    def restart(self, now: int) -> list[Entry]:
-        """Return the first entry of every topic that existed before: the fence of the takeover."""
-        return [
-            self.stamp(
-                Gap(topic, 0, None, now, 0, "publisher_restart", None, head.seq + 1, last), now
-            )
-            for topic, head in self._heads.items()
-            if (last := self._last[topic]) is not None
-        ]
+    def restart(self, now: int, proven: Collection[str] = ()) -> list[Entry]:
+        """Return the first entry of every topic that existed before: the fence of the takeover.
+
+        Args:
+            proven: Topics of which it is known that no event is missing.
+        """
+        entries = []
+        for topic, head in self._heads.items():
+            lost = 0 if topic in proven else None
+            last = self._last[topic]
+            gap = Gap(topic, 0, None, now, 0, "publisher_restart", lost, head.seq + 1, last)
+            entries.append(self.stamp(gap, now))
+        return entries
 
     def stamp(self, event: Event, now: int) -> Entry:
         """Give ``event`` the next position of its topic and encode it.

@@ -7,22 +7,33 @@ from contextlib import asynccontextmanager
 import pytest
 
 from adapters.publisher import Publisher
-from adapters.tasks import together
+from adapters.tasks import now_us, together
 from feed.bus.base import Entry, pack_header
 from feed.bus.memory import MemoryBroker
 from feed.errors import Fenced, LeaseLost
-from feed.models import Book, Catalogue, Trade
+from feed.models import Book, Catalogue, Quote, Trade
 from tests.adapters.kit import RecordingBus, eventually, recording_bus
 
 TOPICS = ("trade.x.BTC-USD", "book.x.BTC-USD")
+QUOTE = "quote.x.BTC-USD"
 
 
 def catalogue() -> Catalogue:
-    return Catalogue(exchange="x", source="live", updated=1, instruments=(), topics=TOPICS)
+    return Catalogue(
+        exchange="x", source="live", updated=1, instruments=(), topics=(*TOPICS, QUOTE)
+    )
 
 
 def trade(number: int) -> Trade:
     return Trade(TOPICS[0], 0, None, 7, 0, str(number), "1.0", "1", "buy")
+
+
+def quote(bid: str) -> Quote:
+    return Quote(QUOTE, 0, None, 7, 0, bid, "1", "9.0", "1")
+
+
+def book(size: str, snapshot: bool = False) -> Book:
+    return Book(TOPICS[1], 0, None, 7, 0, [("1", size)], [], snapshot)
 
 
 @asynccontextmanager
@@ -94,23 +105,147 @@ async def test_the_same_batch_goes_out_again_until_the_bus_is_back() -> None:
         assert len(stored) == 2
 
 
-async def test_a_full_buffer_holds_its_feeders_back_until_there_is_room() -> None:
+async def test_a_full_buffer_holds_its_feeders_back_while_the_bus_is_there() -> None:
     async with (
         recording_bus() as bus,
         publishing(bus, buffer_max_bytes=1_000) as publisher,
     ):
-        bus.is_away = True
+        bus.gate.clear()
         number = 0
         while not publisher.is_full:
             publisher.put(trade(number), 9)
             number += 1
         waiting = asyncio.create_task(publisher.drain())
-        await eventually(lambda: len(bus.batches) >= 2)
+        await eventually(lambda: len(bus.batches) >= 1)
         assert not waiting.done()
-        bus.is_away = False
+        bus.gate.set()
         await waiting
         await publisher.flushed()
         assert [event["id"] for event in bus.events()] == [str(n) for n in range(number)]
+
+
+async def test_a_bus_that_is_away_holds_nobody_back_and_what_is_too_much_becomes_one_gap() -> None:
+    async with (
+        recording_bus() as bus,
+        publishing(bus, buffer_max_bytes=1_000, backlog_max_bytes=4_000) as publisher,
+    ):
+        bus.is_away = True
+        publisher.put(trade(0), 9)
+        await eventually(lambda: len(bus.batches) >= 1)
+        await asyncio.sleep(0)
+        for number in range(1, 101):
+            publisher.put(trade(number), 9)
+            assert not publisher.is_full
+        bus.is_away = False
+        await publisher.flushed()
+        events = [e for e in bus.events(TOPICS[0]) if e["type"] in ("trade", "gap")]
+        assert [e["seq"] for e in events] == list(
+            range(events[0]["seq"], events[0]["seq"] + len(events))
+        )
+        (gap,) = [e for e in events if e["type"] == "gap"]
+        ids = [int(e["id"]) for e in events if e["type"] == "trade"]
+        assert ids[0] == 0, "what was not acknowledged is kept"
+        assert events[1] == gap and gap["cause"] == "upstream_disconnect"
+        assert gap["lost"] == 101 - len(ids) and ids[1:] == list(range(101 - len(ids) + 1, 101))
+
+
+async def test_what_is_older_than_the_bound_is_given_up() -> None:
+    async with (
+        recording_bus() as bus,
+        publishing(bus, backlog_max_s=0.2) as publisher,
+    ):
+        bus.is_away = True
+        publisher.put(trade(0), now_us())
+        await eventually(lambda: len(bus.batches) >= 1)
+        publisher.put(trade(1), now_us())
+        await eventually(lambda: publisher._backlog.given_up == 1)
+        bus.is_away = False
+        publisher.put(trade(2), now_us())
+        await publisher.flushed()
+        told = [(e["type"], e.get("id", e.get("lost"))) for e in bus.events(TOPICS[0])]
+        assert told == [("trade", "0"), ("gap", 1), ("trade", "2")]
+
+
+async def test_an_emptied_bus_is_told_everything_again_and_positions_go_on() -> None:
+    broker = MemoryBroker()
+    async with recording_bus(broker) as bus, publishing(bus, lease_s=0.2) as publisher:
+        publisher.put(trade(0), 9)
+        publisher.put(quote("1.0"), 9)
+        publisher.put(book("1", snapshot=True), 9)
+        publisher.checkpoint(book("1", snapshot=True), 9)
+        publisher.put(book("2"), 9)
+        await publisher.flushed()
+        before = {topic: (await bus.heads([topic]))[topic] for topic in TOPICS}
+        broker.empty()
+        await eventually(lambda: "x" in broker.catalogues and TOPICS[1] in broker.checkpoints)
+        await publisher.flushed()
+        (value,) = await bus.history(QUOTE, 0)
+        assert b'"bid":"1.0"' in value
+        checkpoint = await bus.checkpoint(TOPICS[1])
+        assert checkpoint is not None and b'[["1","2"]]' in checkpoint
+        assert int.from_bytes(checkpoint[8:16], "big") == before[TOPICS[1]].seq
+        publisher.put(trade(1), 9)
+        publisher.put(book("3"), 9)
+        await publisher.flushed()
+        heads = await bus.heads(TOPICS)
+        assert {t: h.seq - before[t].seq for t, h in heads.items()} == dict.fromkeys(TOPICS, 1)
+        assert {h.epoch for h in heads.values()} == {before[TOPICS[0]].epoch}
+
+
+async def test_a_standby_writes_nothing_and_goes_on_where_the_leader_stopped() -> None:
+    broker = MemoryBroker()
+    async with recording_bus(broker) as first, recording_bus(broker) as second:
+        leader = Publisher(first, "x", owner="leader", lease_s=0.3)
+        await leader.open(catalogue())
+        running = asyncio.create_task(leader.run())
+        async with publishing(second, owner="standby", lease_s=0.3) as standby:
+            for publisher in (leader, standby):
+                for number in range(3):
+                    publisher.put(trade(number), 9)
+                publisher.put(quote("1.0"), 9)
+                publisher.put(book("1", snapshot=True), 9)
+            await leader.flushed()
+            running.cancel()  # as if it were frozen: the lease is not given back
+            for number in range(3, 6):
+                standby.put(trade(number), 9)
+            standby.put(quote("2.0"), 9)
+            standby.put(book("2"), 9)
+            assert second.batches == []
+            await eventually(lambda: standby._sequencer is not None)
+            standby.put(trade(6), 9)
+            await standby.flushed()
+        trades = second.events(TOPICS[0])
+        assert [e.get("id", e.get("lost")) for e in trades] == [0, "3", "4", "5", "6"]
+        gap, snapshot = second.events(TOPICS[1])
+        assert gap["cause"] == "publisher_restart" and gap["lost"] is None
+        assert snapshot["snapshot"] is True and snapshot["bids"] == [["1", "2"]]
+        assert [e.get("bid") for e in second.events(QUOTE)] == [None, "2.0"]
+        assert all(batch[0].topic in (*TOPICS, QUOTE) for batch in second.batches[:1])
+        fence = {entry.topic for entry in second.batches[0]}
+        assert fence == {*TOPICS, QUOTE}, "the fence is written first, in every topic"
+        leader.put(trade(99), 9)
+        with pytest.raises((Fenced, LeaseLost)):
+            await leader.run()
+        stored = b"".join(await second.history(TOPICS[0], 0))
+        assert b'"id":"99"' not in stored
+        await asyncio.gather(running, return_exceptions=True)
+
+
+async def test_a_standby_proves_nothing_where_it_does_not_know_the_leaders_last_trade() -> None:
+    broker = MemoryBroker()
+    async with recording_bus(broker) as first, recording_bus(broker) as second:
+        async with publishing(first, owner="leader") as leader:
+            leader.put(trade(7), 9)
+            await leader.flushed()
+            standby = Publisher(second, "x", owner="standby", lease_s=0.2)
+            await standby.open(catalogue())
+            standby.put(trade(9), 9)
+        running = asyncio.create_task(standby.run())
+        await eventually(lambda: bool(second.events(TOPICS[0])))
+        (gap,) = second.events(TOPICS[0])
+        assert gap["lost"] is None
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
 
 
 async def test_a_checkpoint_goes_out_after_the_entries_it_contains_and_only_the_newest() -> None:
@@ -124,14 +259,20 @@ async def test_a_checkpoint_goes_out_after_the_entries_it_contains_and_only_the_
         assert await bus.checkpoint(TOPICS[1]) == checkpoint.payload
 
 
-async def test_another_publisher_waits_until_the_lease_is_given_back() -> None:
+async def test_another_publisher_takes_over_once_the_lease_is_given_back() -> None:
     async with recording_bus() as bus:
-        async with publishing(bus):
+        async with publishing(bus) as first:
+            first.put(trade(0), 9)
+            await first.flushed()
             second = Publisher(bus, "x", owner="second", lease_s=0.2)
-            opening = asyncio.create_task(second.open(catalogue()))
-            await asyncio.wait((opening,), timeout=0.3)
-            assert not opening.done()
-        await opening
+            await second.open(catalogue())
+            running = asyncio.create_task(second.run())
+            batches = len(bus.batches)
+            await asyncio.wait((running,), timeout=0.3)
+            assert len(bus.batches) == batches, "it stands by"
+        await eventually(lambda: len(bus.batches) > batches)
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
         await second.close()
 
 
