@@ -160,7 +160,7 @@ async def test_where_the_exchange_proves_nothing_a_book_at_least_never_crosses(
 @pytest.mark.parametrize("name", TRADES)
 async def test_lost_trades_leave_a_gap_that_counts_them(name: str) -> None:
     channel, topic = TRADES[name]
-    outcome = await play(name, f"drop:0.05:channel={channel}:after=2")
+    outcome = await play(name, f"drop:0.2:channel={channel}:after=2")
     ids = [int(number) for number in outcome.trade_ids(topic)]
     lost = outcome.lost(topic, "upstream_sequence")
     assert lost and None not in lost
