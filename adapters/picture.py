@@ -13,6 +13,8 @@ _JOURNAL_MAX = 2_000
 #: Facts remembered of a topic by a standby: some seconds even of a busy one.
 _RECENT_MAX = 1_000
 
+_NO_VALUES = frozenset({Gap, Trade, Liquidation})
+
 
 class Picture:
     """The newest value of each state topic, and each book as a whole window and what followed.
@@ -33,10 +35,10 @@ class Picture:
         kind = type(event)
         if kind is Book:
             self._put_book(event)  # type: ignore[arg-type]
+        elif kind not in _NO_VALUES:
+            self.values[event.topic] = event
         elif kind is Gap:
             self._journals.pop(event.topic, None)  # a book after a hole is none until it is afresh
-        elif kind is not Trade and kind is not Liquidation:
-            self.values[event.topic] = event
 
     def _put_book(self, event: Book) -> None:
         if event.snapshot:

@@ -25,7 +25,7 @@ from adapters.tasks import now_us, together
 from feed.backoff import delay
 from feed.bus.base import HEADER_BYTES, Bus, Entry, Head
 from feed.errors import BusError, Fenced, LeaseLost
-from feed.models import Book, Catalogue, Event
+from feed.models import Book, Catalogue, Event, Trade
 from feed.sequencer import Sequencer
 
 log = logging.getLogger(__name__)
@@ -139,7 +139,8 @@ class Publisher:
 
     def put(self, event: Event, now: int) -> None:
         """Queue the event, which came at ``now`` (µs)."""
-        self._picture.put(event)
+        if type(event) is not Trade:  # most events are trades, and no part of the picture
+            self._picture.put(event)
         if self._sequencer is None:
             self._recent.put(event)
             return
