@@ -109,6 +109,10 @@ class Reader:
             lambda: all(len(self.taken[t]) >= n + entries for t, n in before.items()), within_s
         )
 
+    async def reaches(self, topic: str, seq: int) -> None:
+        """Return once the topic's entry ``seq`` has come, or a later one."""
+        await until(lambda: self.ends()[topic] >= seq)
+
     def jumps(self) -> list[str]:
         """Return every step between two entries of a topic that is not +1."""
         return [
@@ -153,7 +157,7 @@ class Reader:
                 link.disconnect()
                 client.close()
 
-    def _follow(self, link: UnixDomainSocketConnection, client: Redis) -> None:
+    def _follow(self, link: UnixDomainSocketConnection, client: Any) -> None:
         """Subscribe, wait for the confirmation, read the streams, and go on live."""
         link.connect()
         link.send_command("SUBSCRIBE", *(f"feed:c:{{{topic}}}" for topic in self.taken))
@@ -177,13 +181,13 @@ class Reader:
                     self._hear(topic, read(payload), client)
                 early.clear()
 
-    def _hear(self, topic: str, one: Seen, client: Redis) -> None:
+    def _hear(self, topic: str, one: Seen, client: Any) -> None:
         taken = self.taken[topic]
         if taken and one.seq > taken[-1].seq + 1 and one.epoch >= taken[-1].epoch:
             self._catch_up(topic, client)
         self._take(topic, one)
 
-    def _catch_up(self, topic: str, client: Redis) -> None:
+    def _catch_up(self, topic: str, client: Any) -> None:
         taken = self.taken[topic]
         after = f"({taken[-1].seq}" if taken else "-"
         for _, fields in client.xrange(f"feed:s:{{{topic}}}", after):
@@ -261,7 +265,7 @@ def bus_and_reader() -> Iterator[tuple[Restartable, Reader]]:
         server.close()
 
 
-def stream(client: Redis, topic: str, after: int = 0) -> list[Seen]:
+def stream(client: Any, topic: str, after: int = 0) -> list[Seen]:
     """Return what the stream holds above a position."""
     found = client.xrange(f"feed:s:{{{topic}}}", f"({after}")
     return [read(fields[b"p"]) for _, fields in found]

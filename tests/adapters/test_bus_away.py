@@ -55,7 +55,7 @@ def has_values(reader: Reader) -> bool:
     return all(any(one.event["type"] != "gap" for one in reader.taken[topic]) for topic in STATES)
 
 
-def book_of(client: Redis, topic: str) -> tuple[int, dict[str, dict[str, str]]] | None:
+def book_of(client: Any, topic: str) -> tuple[int, dict[str, dict[str, str]]] | None:
     """Return the book as a newcomer makes it, and of which position; None if it cannot."""
     payload = client.get(f"feed:book:{{{topic}}}")
     if payload is None:
@@ -66,6 +66,14 @@ def book_of(client: Redis, topic: str) -> tuple[int, dict[str, dict[str, str]]] 
     if seqs != list(range(start.seq + 1, start.seq + 1 + len(seqs))):
         return None
     return (seqs or [start.seq])[-1], window([start, *entries])
+
+
+async def made(client: Any, topic: str) -> tuple[int, dict[str, dict[str, str]]]:
+    """Return the book as a newcomer makes it, once it can."""
+    await until(lambda: book_of(client, topic) is not None)
+    found = book_of(client, topic)
+    assert found is not None
+    return found
 
 
 @pytest.mark.parametrize("away_s", [0.0, 4.0], ids=["at-once", "longer-than-a-lease"])
@@ -94,11 +102,8 @@ async def test_a_bus_that_comes_back_empty_is_told_everything_and_positions_grow
                     assert newcomer.ends()[topic] >= seq, topic
 
             for topic in BOOKS:
-                await until(lambda topic=topic: book_of(client, topic) is not None)
-                found = book_of(client, topic)
-                assert found is not None
-                seq, levels = found
-                await until(lambda topic=topic, seq=seq: reader.ends()[topic] >= seq)
+                seq, levels = await made(client, topic)
+                await reader.reaches(topic, seq)
                 mine = [one for one in reader.taken[topic] if one.seq <= seq]
                 assert levels == window(mine), topic
         assert ingest.process.poll() is None
