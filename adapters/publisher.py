@@ -117,7 +117,7 @@ class Publisher:
         self._idle = asyncio.Event()
         self._lease_lock = asyncio.Lock()
         self._held_at: float | None = None
-        self._trouble: str | None = None
+        self._is_away = False
         self._away_since = 0.0
         self._told_given_up = 0
 
@@ -159,7 +159,7 @@ class Publisher:
 
     def _overfull(self) -> None:
         """Hold the feeders back while the bus is there; only one that is away makes us shed."""
-        if self._trouble is None:
+        if not self._is_away:
             self.is_full = True
             self._room.clear()
         elif self._backlog.size > self._backlog.max_bytes:
@@ -381,19 +381,17 @@ class Publisher:
                 await asyncio.sleep(delay(attempt, self._rng, base_s=0.1, cap_s=RETRY_MAX_S))
                 attempt += 1
             else:
-                if self._trouble is not None:
+                if self._is_away:
                     log.warning("%s: the bus is back", self.exchange)
-                    self._trouble = None
+                    self._is_away = False
                     self._say_given_up()
                 return answer
 
     def _away(self, error: BusError) -> None:
         """Note that the bus is away: nobody is held back any more, and what is too much goes."""
         now_s = asyncio.get_running_loop().time()
-        if self._trouble is None:
-            self._away_since = now_s
-        if self._trouble != str(error):
-            self._trouble = str(error)
+        if not self._is_away:
+            self._is_away, self._away_since = True, now_s
             log.error("%s: the bus does not take what we publish: %s", self.exchange, error)
         if self.is_full:
             self._make_room()
