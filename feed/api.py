@@ -295,7 +295,7 @@ async def readyz(request: Request) -> Response:
     relay = gateway.relay
     reasons: dict[str, Any] = {}
     if not relay.liveness.is_linked:
-        reasons["bus"] = "the link to the bus is lost"
+        reasons["bus"] = f"the link to the bus is lost: {relay.lost_because}"
     if gateway.door.shut_until is not None:
         reasons["draining"] = "this process is about to end"
     if gateway.door.is_full:

@@ -67,6 +67,7 @@ class Relay:
         index: What is carried.
         liveness: Health of every topic, as far as known.
         bad_payloads: Messages on the bus that were no entry.
+        lost_because: Why our own link to the bus is lost; empty while it is not.
         on_topics: Called with topics that are newly carried.
         on_link: Called with (is_live, since µs) when our own link to the bus changes.
     """
@@ -78,6 +79,7 @@ class Relay:
         self.index = Index()
         self.liveness = Liveness()
         self.bad_payloads = 0
+        self.lost_because = ""
         self.on_topics: Callable[[list[str]], None] = lambda topics: None
         self.on_link: Callable[[bool, int], None] = lambda is_live, since: None
         self._bus = bus
@@ -472,6 +474,7 @@ class Relay:
                     self._exchanges.add(self._joined(whole))
             case LinkDown(reason):
                 self._links += 1
+                self.lost_because = reason
                 if self.liveness.link(False):
                     log.warning("the bus is lost: %s", reason)
                     self.on_link(False, now_us())
@@ -501,6 +504,7 @@ class Relay:
         await self._repair_behind(heads)
         if link == self._links:
             self.liveness.restart(time.monotonic())
+            self.lost_because = ""
             if self.liveness.link(True):
                 self.on_link(True, now_us())
                 self._announce(None, "bus_back")
