@@ -52,7 +52,7 @@ class Seen(NamedTuple):
 
     @property
     def is_restart(self) -> bool:
-        return self.event["type"] == "gap" and self.event["cause"] == "publisher_restart"
+        return bool(self.event["type"] == "gap" and self.event["cause"] == "publisher_restart")
 
 
 def read(payload: bytes) -> Seen:
@@ -143,11 +143,10 @@ class Reader:
         return {one.epoch for taken in self.taken.values() for one in taken}
 
     def _run(self) -> None:
+        connection: Any = UnixDomainSocketConnection  # redis-py types it for no caller
         while not self._stop.is_set():
             once = Retry(NoBackoff(), 0)
-            link = UnixDomainSocketConnection(
-                path=self._path, socket_timeout=None, retry=once, protocol=2
-            )
+            link = connection(path=self._path, socket_timeout=None, retry=once, protocol=2)
             client = Redis(unix_socket_path=self._path, socket_timeout=None, retry=once, protocol=2)
             try:
                 self._follow(link, client)
@@ -157,7 +156,7 @@ class Reader:
                 link.disconnect()
                 client.close()
 
-    def _follow(self, link: UnixDomainSocketConnection, client: Any) -> None:
+    def _follow(self, link: Any, client: Any) -> None:
         """Subscribe, wait for the confirmation, read the streams, and go on live."""
         link.connect()
         link.send_command("SUBSCRIBE", *(f"feed:c:{{{topic}}}" for topic in self.taken))
@@ -274,21 +273,24 @@ def stream(client: Any, topic: str, after: int = 0) -> list[Seen]:
 def lost_trades(taken: Sequence[Seen]) -> tuple[int, list[str]]:
     """Return how many trades the gaps declare, and what is wrong with the ids besides.
 
-    The simulator numbers each symbol's trades: what is missing shows in the ids.
+    The simulator numbers each symbol's trades: what is missing shows in the ids. A gap that does
+    not say how many are lost may stand for any.
     """
-    declared, total = 0, 0
+    declared: int | None = 0
+    total = 0
     last: int | None = None
     wrong = []
     for one in taken:
         if one.event["type"] == "gap":
-            declared += one.event["lost"] or 0
+            lost = one.event["lost"]
+            declared = None if lost is None or declared is None else declared + lost
+            total += lost or 0
             continue
         id = int(one.event["id"])
-        if last is not None and id - last - 1 != declared:
+        if last is not None and declared is not None and id - last - 1 != declared:
             wrong.append(f"{declared} declared lost between {last} and {one.event}")
-        total += declared
         declared, last = 0, id
-    return total + declared, wrong
+    return total, wrong
 
 
 def window(entries: Iterable[Seen]) -> dict[str, dict[str, str]]:

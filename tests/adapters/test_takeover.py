@@ -11,7 +11,16 @@ from itertools import pairwise
 import pytest
 from redis import Redis
 
-from tests.adapters.busreader import TOPICS, Ingest, Reader, bus_and_reader, ingesting, stream
+from tests.adapters.busreader import (
+    TOPICS,
+    TRADES,
+    Ingest,
+    Reader,
+    bus_and_reader,
+    ingesting,
+    lost_trades,
+    stream,
+)
 from tests.web import until
 
 pytestmark = pytest.mark.redis
@@ -77,6 +86,8 @@ async def test_a_standby_takes_over_from_a_frozen_leader_who_ends_when_it_wakes(
 
         assert not reader.stale, "nobody could take what the former leader still wrote"
         assert len(reader.epochs()) == 2 and not reader.unexplained()
+        for topic in TRADES:
+            assert not lost_trades(reader.taken[topic])[1], "what is called proven is true"
         for topic in TOPICS:
             kept = stream(client, topic)
             assert all(a.epoch <= b.epoch and a.seq < b.seq for a, b in pairwise(kept)), topic
@@ -122,3 +133,26 @@ async def test_one_that_is_asked_to_stop_gives_its_lease_back_so_the_next_need_n
         if topic.startswith("status."):
             last = [one for one in reader.taken[topic] if one.epoch == former][-1]
             assert last.event["reason"] == "publisher_stopped", "the farewell is the last word"
+
+
+async def test_an_emptied_bus_leaves_one_publisher_whoever_finds_its_lease_gone_first() -> None:
+    with bus_and_reader() as (server, reader), ingesting(server.url) as leader:
+        await reader.has_all()
+        with ingesting(server.url) as standby:
+            await until(lambda: waits(standby), 30)
+            await reader.goes_on()
+            before = reader.ends()
+            server.kill()
+            server.start()
+            # For longer than a lease, so that whoever lost it has noticed.
+            await reader.goes_on(entries=150)
+            ended = [one for one in (leader, standby) if one.process.poll() is not None]
+            assert [one.process.returncode for one in ended] in ([], [1])
+            assert standby not in ended
+
+    assert not reader.stale
+    assert all(reader.ends()[topic] > seq for topic, seq in before.items())
+    for topic, taken in reader.taken.items():
+        for a, b in pairwise(taken):
+            assert a.seq < b.seq
+            assert b.seq == a.seq + 1 or b.epoch > a.epoch, f"{topic}: {a.seq} to {b.event}"
