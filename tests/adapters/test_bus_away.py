@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from redis import Redis
 
+from adapters.sim import CHECKPOINT_EVERY
 from tests.adapters.busreader import (
     BOOKS,
     BUSY,
@@ -80,7 +81,8 @@ async def made(client: Any, topic: str) -> tuple[int, dict[str, dict[str, str]]]
 async def test_a_bus_that_comes_back_empty_is_told_everything_and_positions_grow(
     away_s: float,
 ) -> None:
-    with bus_and_reader() as (server, reader), ingesting(server.url) as ingest:
+    # So slow that no book comes to its next usual checkpoint meanwhile.
+    with bus_and_reader() as (server, reader), ingesting(server.url, sim_rate=80) as ingest:
         await reader.has_all()
         await reader.goes_on()
         before, told = reader.ends(), health(reader)
@@ -106,6 +108,7 @@ async def test_a_bus_that_comes_back_empty_is_told_everything_and_positions_grow
                 await reader.reaches(topic, seq)
                 mine = [one for one in reader.taken[topic] if one.seq <= seq]
                 assert levels == window(mine), topic
+                assert len(mine) < CHECKPOINT_EVERY, "too slow a machine to tell"
         assert ingest.process.poll() is None
     assert reader.links >= 2
     assert not reader.unexplained() and not reader.stale
