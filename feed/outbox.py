@@ -219,7 +219,7 @@ class Outbox:
             oldest = self._queue[0].at
         if self._latest:
             oldest = min(oldest, min(item.at for item in self._latest.values()))
-        return now - oldest, count
+        return max(0, now - oldest), count  # a clock that is set back makes nobody early
 
     def pull(self, state: TopicState) -> tuple[bool, Item | None]:
         """Take back what waits of a state topic whose mode changes.

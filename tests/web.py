@@ -223,13 +223,19 @@ class RawClient:
         self.sock = sock
 
     @classmethod
-    async def open(cls, port: int, query: str = "", receive_bytes: int | None = None) -> RawClient:
+    async def connect(cls, port: int, receive_bytes: int | None = None) -> RawClient:
+        """Connect and say nothing."""
         sock = socket.socket()
         if receive_bytes is not None:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
         sock.setblocking(False)
-        loop = asyncio.get_running_loop()
-        await loop.sock_connect(sock, ("127.0.0.1", port))
+        await asyncio.get_running_loop().sock_connect(sock, ("127.0.0.1", port))
+        return cls(sock)
+
+    @classmethod
+    async def open(cls, port: int, query: str = "", receive_bytes: int | None = None) -> RawClient:
+        client = await cls.connect(port, receive_bytes)
+        sock, loop = client.sock, asyncio.get_running_loop()
         request = (
             f"GET /v1/ws{query} HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\n"
             "Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
@@ -240,7 +246,7 @@ class RawClient:
         while b"\r\n\r\n" not in head:
             head += await loop.sock_recv(sock, 1)
         assert b" 101 " in head.split(b"\r\n")[0], head
-        return cls(sock)
+        return client
 
     async def send(self, data: bytes) -> None:
         await asyncio.get_running_loop().sock_sendall(self.sock, data)
