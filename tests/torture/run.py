@@ -1,0 +1,207 @@
+"""I/O shell: one run, from the first process to the verdict."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from random import Random
+from typing import NamedTuple
+
+from tests.torture.check import Begun, Got, check_all, check_latest
+from tests.torture.client import Client
+from tests.torture.ledger import Ledger
+from tests.torture.plan import Move, Plan, Strike, plan
+from tests.torture.processes import Cast
+from tests.web import until
+
+CLIENTS = 24
+STUCK_AFTER_S = 4
+_SYMBOLS = [f"SIM{n:03d}-USD" for n in range(6)]
+_KINDS = ("trade", "quote", "book")
+#: What is read back is little, so that some come too late; outboxes are small, so that some fill.
+_SETTINGS: dict[str, object] = {
+    "exchanges": "sim,kraken,coinbase",
+    "sim_symbols": len(_SYMBOLS),
+    "sim_kinds": ",".join(_KINDS),
+    "sim_rate": 600,
+    "retention_trade": 150,
+    "retention_book": 200,
+    "retention_state": 100,
+    "outbox_max_bytes": 65_536,
+    "stuck_after_s": STUCK_AFTER_S,
+    "heartbeat_s": 1,
+    "drain_s": 1,
+    "linger_s": 2,
+    "lease_s": 2,
+    "connects_per_s": 0,
+}
+#: How long the last entries may take to everybody, on a machine that is busy.
+_DRAIN_S = 60.0
+
+
+class Outcome(NamedTuple):
+    """What a run has shown.
+
+    Attributes:
+        wrong: Violations; empty when all is well.
+        figures: By name.
+    """
+
+    wrong: list[str]
+    figures: dict[str, int]
+
+
+async def torture(seed: int, seconds: float, folder: Path) -> Outcome:
+    """Run it; logs and ledgers stay in ``folder``, whose path must be short."""
+    script = plan(seed, seconds, CLIENTS, STUCK_AFTER_S)
+    ports = _free_ports(2)
+    path = folder / "bus.sock"
+    cast = Cast(folder, path, ports, _SETTINGS | {"bus": f"unix://{path}"})
+    clients = [_client(n, ports, Random(f"{seed}/{n}")) for n in range(CLIENTS)]
+    try:
+        await cast.start(len(_SYMBOLS) * len(_KINDS))
+        tasks = [asyncio.create_task(client.run()) for client in clients]
+        try:
+            with _tended(cast):
+                await _play(script, seconds, cast, clients)
+                await _stop_ingest(cast)
+                ledger = Ledger.load(folder)
+                behind = await _drained(clients, ledger)
+        finally:
+            for task in tasks:
+                task.cancel()
+            ended = await asyncio.gather(*tasks, return_exceptions=True)
+    finally:
+        cast.kill()
+    wrong = behind
+    wrong += [f"a client failed: {e!r}" for e in ended if isinstance(e, Exception)]
+    for client in clients:
+        wrong += _verdict(client, ledger)
+    return Outcome(wrong, _figures(script, cast, clients, ledger))
+
+
+def _client(number: int, ports: Sequence[int], rng: Random) -> Client:
+    """Give each client a taste of its own: few topics or many, by name or by pattern."""
+    symbols = rng.sample(_SYMBOLS, len(_SYMBOLS))
+    all = ["trade.sim.*"] if number % 3 == 0 else [f"trade.sim.{s}" for s in symbols[:4]]
+    all += [f"book.sim.{symbol}" for symbol in symbols[: rng.randint(1, 3)]]
+    all += [f"quote.sim.{symbol}" for symbol in symbols[:2]]
+    all += rng.choice((["trade.coinbase.*", "status.sim.ALL"], ["book.kraken.*"]))
+    latest = [f"quote.sim.{symbol}" for symbol in symbols[2:]]
+    latest += rng.choice(([], ["quote.kraken.*", "quote.coinbase.*"]))
+    return Client(number, ports, all, latest, rng)
+
+
+async def _play(script: Plan, seconds: float, cast: Cast, clients: Sequence[Client]) -> None:
+    """Let happen what is to happen, when it is to happen."""
+    started = time.monotonic()
+    suffering: list[asyncio.Task[None]] = []
+    events: list[Strike | Move] = sorted(
+        (*script.strikes, *script.moves), key=lambda event: event.at_s
+    )
+    for event in events:
+        await asyncio.sleep(started + event.at_s - time.monotonic())
+        if isinstance(event, Strike):
+            process = cast.processes[event.target]
+            suffering.append(asyncio.create_task(process.suffer(event)))
+        else:
+            clients[event.client].act(event)
+    await asyncio.gather(*suffering)
+    await asyncio.sleep(max(0.0, started + seconds - time.monotonic()))
+
+
+@contextmanager
+def _tended(cast: Cast) -> Iterator[None]:
+    """Start again what ends by itself, as an operator's supervisor does."""
+
+    async def tend() -> None:
+        while True:
+            cast.tend()
+            await asyncio.sleep(0.25)
+
+    task = asyncio.create_task(tend())
+    try:
+        yield
+    finally:
+        task.cancel()
+
+
+async def _stop_ingest(cast: Cast) -> None:
+    ingest = [p for name, p in cast.processes.items() if name.startswith("ingest")]
+    await asyncio.gather(*(process.stop() for process in ingest))
+
+
+async def _drained(clients: Sequence[Client], ledger: Ledger) -> list[str]:
+    """Wait until everybody has come to the end of everything; return who has not."""
+    behind: list[str] = []
+
+    def is_drained() -> bool:
+        behind[:] = _behind(clients, ledger)
+        return not behind
+
+    try:
+        await until(is_drained, _DRAIN_S)
+    except AssertionError:
+        return behind
+    return []
+
+
+def _behind(clients: Sequence[Client], ledger: Ledger) -> Iterator[str]:
+    for client in clients:
+        for topic in (*client.facts, *client.shown):
+            at, newest = client.at(topic), ledger.newest(topic)
+            if at < newest:
+                yield f"{client}: {topic} stands at {at}, the topic ends with {newest}"
+        for text in client.wishes:
+            if not client.has(text):
+                yield f"{client}: nothing ever came of {text}"
+
+
+def _verdict(client: Client, ledger: Ledger) -> Iterator[str]:
+    for line in client.wrong:
+        yield f"{client}: {line}"
+    for topic, facts in client.facts.items():
+        for line in check_all(topic, facts, ledger):
+            yield f"{client}, {topic}: {line}"
+    for topic, facts in client.shown.items():
+        for line in check_latest(topic, facts, ledger):
+            yield f"{client}, {topic} (latest): {line}"
+
+
+def _figures(script: Plan, cast: Cast, clients: Sequence[Client], ledger: Ledger) -> dict[str, int]:
+    counts: Counter[str] = Counter()
+    for client in clients:
+        counts.update(client.counts)
+    blows = Counter(f"{s.blow} {s.target.partition('-')[0]}" for s in script.strikes)
+    ends = {
+        f"{name} ended by itself ({code})": times
+        for name, process in cast.processes.items()
+        for code, times in process.ends.items()
+    }
+    facts = [fact for client in clients for facts in client.facts.values() for fact in facts]
+    return {
+        "entries put": sum(map(len, ledger.put.values())),
+        "entries acknowledged": sum(map(len, ledger.acked.values())),
+        "of all, received": sum(isinstance(fact, Got) for fact in facts),
+        "restart gaps received": sum(isinstance(f, Got) and f.explains is not None for f in facts),
+        "positions given up": sum(isinstance(f, Begun) and f.lost is not None for f in facts),
+        **dict(sorted(blows.items())),
+        **dict(sorted(ends.items())),
+        **dict(sorted(counts.items())),
+    }
+
+
+def _free_ports(count: int) -> list[int]:
+    sockets = [socket.socket() for _ in range(count)]
+    try:
+        for sock in sockets:
+            sock.bind(("127.0.0.1", 0))
+        return [sock.getsockname()[1] for sock in sockets]
+    finally:
+        for sock in sockets:
+            sock.close()
