@@ -11,7 +11,7 @@ ARGS   ?=
 # when make itself is killed (setpriv is in Debian's base system; elsewhere make goes without).
 TIED = $(shell setpriv --pdeathsig TERM true 2>/dev/null && echo setpriv --pdeathsig TERM)
 
-.PHONY: help install run test lint format bench lock clean
+.PHONY: help install run test lint format bench torture lock clean
 
 help:
 	@echo "make install   make .venv: everything pinned and hash-checked, then the project itself"
@@ -20,9 +20,10 @@ help:
 	@echo "make lint      ruff and mypy"
 	@echo "make format    let ruff rewrite the files"
 	@echo "make bench     fan-out and ingest benches"
+	@echo "make torture   kill, freeze and restart everything at random, and account for every entry"
 	@echo "make lock      renew requirements.lock from pyproject.toml (UPGRADE=1: take newer versions)"
 	@echo "make clean     remove .venv, caches and builds"
-	@echo "ARGS='…' is handed on to the command behind run and test."
+	@echo "ARGS='…' is handed on to the command behind run, test and torture."
 
 install: $(STAMP)
 
@@ -58,6 +59,9 @@ format: $(STAMP)
 bench: $(STAMP)
 	$(BIN)/python -m bench.fanout
 	$(BIN)/python -m bench.ingest
+
+torture: $(STAMP)
+	@exec $(BIN)/python -m tests.torture $(ARGS)
 
 # The resolver lives in an environment of its own: nothing but this target needs it. Hashes of
 # every file of a version go in, so one lock serves all machines; the download is the proof that

@@ -36,7 +36,7 @@ def main() -> None:
             kept = _KEPT / f"torture-{seed}"
             shutil.rmtree(kept, ignore_errors=True)
             kept.parent.mkdir(exist_ok=True)
-            shutil.copytree(folder, kept, ignore=shutil.ignore_patterns("*.sock"))
+            shutil.copytree(folder, kept)
             print(f"logs and ledgers: {kept}")
         shutil.rmtree(folder, ignore_errors=True)
     for name, value in outcome.figures.items():

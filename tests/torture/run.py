@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -57,10 +58,14 @@ class Outcome(NamedTuple):
 
 
 async def torture(seed: int, seconds: float, folder: Path) -> Outcome:
-    """Run it; logs and ledgers stay in ``folder``, whose path must be short."""
+    """Run it; logs, ledgers and what is wrong of the histories stay in ``folder``."""
+    with tempfile.TemporaryDirectory(prefix="pricefeed-") as short:  # a socket's path is
+        return await _torture(seed, seconds, folder, Path(short) / "bus.sock")
+
+
+async def _torture(seed: int, seconds: float, folder: Path, path: Path) -> Outcome:
     script = plan(seed, seconds, CLIENTS, STUCK_AFTER_S)
     ports = _free_ports(2)
-    path = folder / "bus.sock"
     cast = Cast(folder, path, ports, _SETTINGS | {"bus": f"unix://{path}"})
     clients = [_client(n, ports, Random(f"{seed}/{n}")) for n in range(CLIENTS)]
     try:
@@ -81,7 +86,7 @@ async def torture(seed: int, seconds: float, folder: Path) -> Outcome:
     wrong = behind
     wrong += [f"a client failed: {e!r}" for e in ended if isinstance(e, Exception)]
     for client in clients:
-        wrong += _verdict(client, ledger)
+        wrong += _verdict(client, ledger, folder)
     return Outcome(wrong, _figures(script, cast, clients, ledger))
 
 
@@ -162,15 +167,19 @@ def _behind(clients: Sequence[Client], ledger: Ledger) -> Iterator[str]:
                 yield f"{client}: nothing ever came of {text}"
 
 
-def _verdict(client: Client, ledger: Ledger) -> Iterator[str]:
+def _verdict(client: Client, ledger: Ledger, folder: Path) -> Iterator[str]:
+    """Yield what is wrong with what a client was given; a history that is wrong is written down."""
     for line in client.wrong:
         yield f"{client}: {line}"
-    for topic, facts in client.facts.items():
-        for line in check_all(topic, facts, ledger):
+    checks = [(topic, facts, check_all) for topic, facts in client.facts.items()]
+    checks += [(topic, facts, check_latest) for topic, facts in client.shown.items()]
+    for topic, facts, check in checks:
+        lines = check(topic, facts, ledger)
+        if lines:
+            history = "\n".join([*lines, "", *map(str, facts), ""])
+            (folder / f"client-{client.number}-{topic}.txt").write_text(history)
+        for line in lines:
             yield f"{client}, {topic}: {line}"
-    for topic, facts in client.shown.items():
-        for line in check_latest(topic, facts, ledger):
-            yield f"{client}, {topic} (latest): {line}"
 
 
 def _figures(script: Plan, cast: Cast, clients: Sequence[Client], ledger: Ledger) -> dict[str, int]:
