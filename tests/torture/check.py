@@ -7,7 +7,7 @@ had none). Within a life every position counts.
 
 from __future__ import annotations
 
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple, TypeAlias
@@ -181,3 +181,21 @@ def _differs(topic: str, fact: Got | Missed | Shown, ledger: Ledger) -> Iterable
         yield f"{event.seq} was received, but never published"
     elif event.digest not in digests:
         yield f"{event.seq} was received with other bytes than it was published with"
+
+
+def declared(topic: str, facts: Iterable[Fact], ledger: Ledger) -> Counter[str]:
+    """Count the acknowledged entries of a topic that a client was told it misses, by cause."""
+    acked = sorted(ledger.acked.get(topic, ()))
+    counts: Counter[str] = Counter()
+    given_up: int | None = None
+    for fact in facts:
+        match fact:
+            case Begun(at, lost):
+                given_up = lost if at is None else None
+            case Missed(first, last, cause):
+                counts[cause] += bisect_right(acked, last) - bisect_left(acked, first)
+            case Got(seq) if given_up is not None:
+                counts["recovered:false"] += bisect_left(acked, seq) - bisect_right(acked, given_up)
+        if not isinstance(fact, Begun):
+            given_up = None
+    return counts

@@ -253,7 +253,6 @@ class Client:
             # The server knows less than the client: nothing is sure after ``at``.
             facts.append(Begun(gap.last or None, lost=at))
             return
-        self.counts[f"positions in {gap.cause}"] += gap.last - gap.first + 1
         self._note(topic, gap)
 
     def _note(self, topic: str, fact: Fact) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from random import Random
 from typing import NamedTuple
 
-from tests.torture.check import Begun, Got, check_all, check_latest
+from tests.torture.check import Begun, Got, check_all, check_latest, declared
 from tests.torture.client import Client
 from tests.torture.ledger import Ledger
 from tests.torture.plan import Move, Plan, Strike, plan
@@ -192,16 +192,22 @@ def _figures(script: Plan, cast: Cast, clients: Sequence[Client], ledger: Ledger
         for name, process in cast.processes.items()
         for code, times in process.ends.items()
     }
-    facts = [fact for client in clients for facts in client.facts.values() for fact in facts]
+    lost: Counter[str] = Counter()
+    for client in clients:
+        for topic, facts in client.facts.items():
+            lost.update(declared(topic, facts, ledger))
+            counts["lives ended"] += sum(isinstance(f, Begun) and f.lost is not None for f in facts)
+            for fact in facts:
+                if isinstance(fact, Got):
+                    counts["entries in mode all"] += 1
+                    counts["restart gaps"] += fact.explains is not None
     return {
-        "entries put": sum(map(len, ledger.put.values())),
-        "entries acknowledged": sum(map(len, ledger.acked.values())),
-        "of all, received": sum(isinstance(fact, Got) for fact in facts),
-        "restart gaps received": sum(isinstance(f, Got) and f.explains is not None for f in facts),
-        "positions given up": sum(isinstance(f, Begun) and f.lost is not None for f in facts),
+        "put": sum(map(len, ledger.put.values())),
+        "acknowledged": sum(map(len, ledger.acked.values())),
+        **dict(sorted(counts.items())),
+        **{f"declared missing: {cause}": n for cause, n in sorted(lost.items())},
         **dict(sorted(blows.items())),
         **dict(sorted(ends.items())),
-        **dict(sorted(counts.items())),
     }
 
 
