@@ -247,8 +247,9 @@ class Publisher:
         """Publish until it is done: the same batch again after each failure."""
 
         async def publish() -> None:
-            # After a pause of ours somebody else may hold the lease by now.
-            if self._lease_age() > self._lease_s / 2:
+            # After a pause of ours somebody else may hold the lease by now; after one of the bus,
+            # too: it may have come back empty, and then gave the lease to who asked first.
+            if self._is_away or self._lease_age() > self._lease_s / 2:
                 await self._hold()
             await self._bus.publish(batch, checkpoints)
 
