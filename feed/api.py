@@ -218,7 +218,7 @@ async def snapshot(request: Request) -> Response:
         return error(400, e.name, str(e))
     states = [relay.state(name) for name in action.topics]
     try:
-        await relay.ready(dict.fromkeys(states, Start()), _FILL_S)
+        await relay.readiness.ready(dict.fromkeys(states, Start()), _FILL_S)
         bodies = [msgspec.Raw(state.snapshot(JSON, now_us())) for state in states]
     finally:
         for state in states:

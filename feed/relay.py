@@ -8,15 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import struct
 import time
-from collections.abc import Callable, Coroutine, Iterable, Mapping
-from functools import partial
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
-import msgspec
-
 from feed.bus.base import (
+    HEADER_BYTES,
     Beat,
     Bus,
     CatalogueChanged,
@@ -27,11 +24,13 @@ from feed.bus.base import (
     Retention,
     unpack_header,
 )
+from feed.entries import BAD, Entries, decode_object
 from feed.errors import BusError
 from feed.hub import Hub
 from feed.index import Index
 from feed.liveness import Liveness
-from feed.topic_state import Entry, Phase, Start, TopicState
+from feed.readiness import Readiness
+from feed.topic_state import Entry, Phase, TopicState
 from feed.topics import KINDS
 
 log = logging.getLogger("feed.relay")
@@ -42,13 +41,6 @@ _FILL_RETRY_S = 1.0
 _TICK_S = 0.25
 #: The newest value may stand behind a few gaps (a publisher's restart leaves one).
 _NEWEST = 5
-#: Positions and epochs stay below it (``protocol.md``); what claims more would end the topic.
-_MOST = 1 << 53
-_LOG_EVERY_S = 60.0
-#: What a deep reading found is kept for so long, whatever its size: a storm of resumes reads once.
-_DEEP_S = 10.0
-
-_decode_object = msgspec.json.Decoder(dict[str, Any]).decode
 
 
 def now_us() -> int:
@@ -66,7 +58,8 @@ class Relay:
     Attributes:
         index: What is carried.
         liveness: Health of every topic, as far as known.
-        bad_payloads: Messages on the bus that were no entry.
+        entries: Takes payloads apart, and counts what was none.
+        readiness: Who waits for topics.
         lost_because: Why our own link to the bus is lost; empty while it is not.
         on_topics: Called with topics that are newly carried.
         on_link: Called with (is_live, since µs) when our own link to the bus changes.
@@ -78,7 +71,8 @@ class Relay:
         self.hub = hub
         self.index = Index()
         self.liveness = Liveness()
-        self.bad_payloads = 0
+        self.entries = Entries()
+        self.readiness = Readiness(self._read_back, self._spawn)
         self.lost_because = ""
         self.on_topics: Callable[[list[str]], None] = lambda topics: None
         self.on_link: Callable[[bool, int], None] = lambda is_live, since: None
@@ -88,16 +82,12 @@ class Relay:
         self._states: dict[str, TopicState] = {}
         self._held: dict[TopicState, list[Entry]] = {}
         self._held_bytes: dict[TopicState, int] = {}
-        self._waiting: dict[TopicState, dict[object, tuple[Start, Callable[[], None]]]] = {}
         self._work: dict[TopicState, asyncio.Task[None]] = {}
-        self._deepening: set[TopicState] = set()
-        self._deep: dict[TopicState, float] = {}
         self._idle: dict[TopicState, float] = {}
         self._exchanges: set[TopicState] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._slots = asyncio.Semaphore(64)
         self._links = 0
-        self._bad_logged_s = 0.0
 
     async def start(self) -> None:
         """Learn the catalogues and begin to watch.
@@ -151,80 +141,10 @@ class Relay:
     def is_live(self, state: TopicState) -> bool:
         return state.phase is not Phase.FILLING
 
-    def is_ready(self, state: TopicState, start: Start) -> bool:
-        """Whether a client can begin so at once."""
-        return state.phase is not Phase.FILLING and state.reaches(start)
-
-    def when_ready(
-        self, state: TopicState, start: Start, key: object, then: Callable[[], None]
-    ) -> None:
-        """Call ``then`` once a client can begin so, or it is known that the bus does not help.
-
-        Args:
-            key: To call it off with ``never_mind``; one call waits for each.
-        """
-        if self.is_ready(state, start):
-            then()
-            return
-        self._waiting.setdefault(state, {})[key] = start, then
-        if state.phase is not Phase.FILLING:
-            self._deepen(state)
-
-    def never_mind(self, state: TopicState, key: object) -> None:
-        """Forget what ``when_ready`` was asked for."""
-        waiting = self._waiting.get(state)
-        if waiting is not None:
-            waiting.pop(key, None)
-
-    async def ready(self, starts: Mapping[TopicState, Start], timeout_s: float) -> None:
-        """Wait until clients can begin so in every topic, or the time is up."""
-        left = {state for state, start in starts.items() if not self.is_ready(state, start)}
-        done = asyncio.Event()
-
-        def is_ready(state: TopicState) -> None:
-            left.discard(state)
-            if not left:
-                done.set()
-
-        for state in list(left):
-            self.when_ready(state, starts[state], done, partial(is_ready, state))
-        try:
-            if left:
-                async with asyncio.timeout(timeout_s):
-                    await done.wait()
-        except TimeoutError:
-            pass
-        finally:
-            for state in left:
-                self.never_mind(state, done)
-
-    def _settle(self, state: TopicState, is_deep: bool) -> None:
-        """Call those who waited for the topic; for some the stream must be read first."""
-        waiting = self._waiting.pop(state, {})
-        for key, (start, then) in waiting.items():
-            if is_deep:
-                then()
-            else:
-                self.when_ready(state, start, key, then)
-
-    def _deepen(self, state: TopicState) -> None:
-        """Read the whole stream into the ring, once for all who wait for it."""
-        if state not in self._deepening:
-            self._deepening.add(state)
-            self._spawn(self._read_deep(state))
-
-    async def _read_deep(self, state: TopicState) -> None:
-        try:
-            async with self._slots, asyncio.timeout(_REPAIR_S):
-                payloads = await self._bus.history(state.name, 0)
-            state.deepen(self._read(state.name, payloads))
-            self._deep[state] = time.monotonic() + _DEEP_S
-        except (BusError, TimeoutError) as e:
-            reason = e or "the bus did not answer"
-            log.warning("cannot read back in %s: %s", state.name, reason)
-        finally:
-            self._deepening.discard(state)
-        self._settle(state, is_deep=True)
+    async def _read_back(self, state: TopicState) -> None:
+        async with self._slots, asyncio.timeout(_REPAIR_S):
+            payloads = await self._bus.history(state.name, 0)
+        state.deepen(self.entries.read(state.name, payloads))
 
     async def page(
         self, name: str, after: int, before: int | None, limit: int, newest: bool
@@ -237,7 +157,7 @@ class Relay:
         payloads = await self._bus.page(
             name, after=after, before=before, limit=limit, newest=newest
         )
-        return self._read(name, payloads)
+        return self.entries.read(name, payloads)
 
     # Entries.
 
@@ -249,12 +169,12 @@ class Relay:
         # Measured: 1.9 µs an entry without subscribers, the reader's 0.5 and 0.9 of looking
         # whether it is JSON included: a body goes to thousands of clients as it is.
         def sink(payload: bytes) -> None:
-            body = payload[16:]
+            body = payload[HEADER_BYTES:]
             try:
                 epoch, seq = unpack_header(payload)
-                _decode_object(body)
-            except (struct.error, ValueError, RecursionError) as e:
-                self._bad(state.name, e)
+                decode_object(body)
+            except BAD as e:
+                self.entries.refuse(state.name, e)
                 return
             if seq == state.seq + 1 and epoch == state.epoch and state.phase is live:
                 publish(state, epoch, seq, body, clock() // 1000)
@@ -267,37 +187,11 @@ class Relay:
 
         return status_sink if state.kind == "status" else sink
 
-    def _read(self, name: str, payloads: Iterable[bytes]) -> list[Entry]:
-        """Take payloads apart; what is no entry is counted and left out."""
-        entries = []
-        for payload in payloads:
-            try:
-                epoch, seq = unpack_header(payload)
-                entry = Entry(epoch, seq, payload[16:])
-                _decode_object(entry.body)
-            except (struct.error, ValueError, RecursionError) as e:
-                self._bad(name, e)
-                continue
-            if max(entry.epoch, entry.seq) < _MOST:
-                entries.append(entry)
-            else:
-                self._bad(name, ValueError(f"epoch {entry.epoch}, seq {entry.seq}"))
-        return entries
-
-    def _bad(self, name: str, error: Exception) -> None:
-        self.bad_payloads += 1
-        now = time.monotonic()
-        if now - self._bad_logged_s >= _LOG_EVERY_S:
-            self._bad_logged_s = now
-            log.warning(
-                "%s: skipped what is no entry (%d so far): %s", name, self.bad_payloads, error
-            )
-
     def _odd(self, state: TopicState, entry: Entry) -> None:
         """Take an entry that is not simply the next one."""
-        if max(entry.epoch, entry.seq) >= _MOST:
-            self._bad(state.name, ValueError(f"epoch {entry.epoch}, seq {entry.seq}"))
-        elif state.phase is not Phase.LIVE:
+        if not self.entries.is_possible(state.name, entry):
+            return
+        if state.phase is not Phase.LIVE:
             self._hold(state, entry)
         elif state.has(entry.epoch, entry.seq):
             pass  # a repeat, or a publisher that has been replaced
@@ -326,7 +220,7 @@ class Relay:
             self._status(state)
             if self.liveness.is_cut_off(state.topic.exchange) and state.made_here is None:
                 state.made_here = self._own_status(state, self._cut_off_reason(), now_us())
-        self._settle(state, is_deep=False)
+        self.readiness.filled(state)
 
     async def _fill(self, state: TopicState) -> None:
         """Subscribe, then read what was before; entries that come meanwhile are held."""
@@ -345,7 +239,7 @@ class Relay:
     async def _read_newest(self, state: TopicState) -> None:
         if state.window is not None and await self._read_book(state):
             return
-        for entry in self._read(state.name, await self._bus.history(state.name, 0, _NEWEST)):
+        for entry in self.entries.read(state.name, await self._bus.history(state.name, 0, _NEWEST)):
             self._apply(state, entry)
 
     async def _read_book(self, state: TopicState) -> bool:
@@ -358,11 +252,11 @@ class Relay:
             checkpoint = await self._bus.checkpoint(state.name)
             if checkpoint is None:
                 return False
-            found = self._read(state.name, [checkpoint])
+            found = self.entries.read(state.name, [checkpoint])
             if not found or (found[0].epoch, found[0].seq) < (given[0], 0):
                 return False
             start = found[0]
-            entries = self._read(state.name, await self._bus.history(state.name, start.seq))
+            entries = self.entries.read(state.name, await self._bus.history(state.name, start.seq))
             reached = entries[-1].seq if entries else start.seq
             if reached < given[1]:
                 return False  # the stream was emptied: it knows less than we do
@@ -412,7 +306,7 @@ class Relay:
                 payloads = await self._bus.history(state.name, state.seq)
         except (BusError, TimeoutError) as e:
             log.warning("cannot repair %s: %s", state.name, e or "the bus did not answer")
-        for entry in (*self._read(state.name, payloads), *self._release_held(state)):
+        for entry in (*self.entries.read(state.name, payloads), *self._release_held(state)):
             self._apply(state, entry)
         if state.window is not None and was_valid and not state.valid:
             try:
@@ -543,9 +437,7 @@ class Relay:
                 for exchange in self.liveness.silent(now):
                     log.warning("the publisher of %s is silent", exchange)
                     self._announce(exchange, "publisher_silent")
-            for state in [state for state, until in self._deep.items() if until <= now]:
-                del self._deep[state]
-                state.ring.relax()
+            self.readiness.relax()
             for state in [state for state, until in self._idle.items() if until <= now]:
                 if state.phase is Phase.LIVE and state in self._idle:
                     await self._leave(state)

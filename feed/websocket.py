@@ -293,7 +293,7 @@ class Connection:
             unready = {
                 joined[name]: start
                 for name, start in starts.items()
-                if not self._gateway.relay.is_ready(joined[name], start)
+                if not self._gateway.relay.readiness.is_ready(joined[name], start)
             }
             if not unready:
                 self._finish(action, joined)
@@ -309,7 +309,7 @@ class Connection:
         self, unready: dict[TopicState, Start], action: Action, rest: list[Action]
     ) -> None:
         """Wait for the bus on behalf of one command; what comes meanwhile is answered after it."""
-        await self._gateway.relay.ready(unready, _FILL_S)
+        await self._gateway.relay.readiness.ready(unready, _FILL_S)
         joined, self._joining = self._joining, {}
         self._task = None
         waiting, self._waiting = self._waiting, []
@@ -429,7 +429,7 @@ class Connection:
         if sync is not None:
             self._syncs[state] = sync
         then = partial(self._start, state, delivery.latest, start, resumes)
-        self._gateway.relay.when_ready(state, start, self, then)
+        self._gateway.relay.readiness.when_ready(state, start, self, then)
 
     def _start(self, state: TopicState, latest: bool, start: Start, resumes: bool | None) -> None:
         """The topic is filled, and its ring reaches as far back as it can."""
@@ -481,7 +481,7 @@ class Connection:
     def _give_back(self, state: TopicState) -> None:
         self._pending.discard(state)
         self._gateway.hub.detach(self.outbox, state)
-        self._gateway.relay.never_mind(state, self)
+        self._gateway.relay.readiness.never_mind(state, self)
         self._gateway.relay.release(state)
 
 

@@ -85,7 +85,7 @@ class Rig:
         state = self.relay.state(topic)
         for outbox, ledger in zip(self.outboxes, self.ledgers, strict=True):
             ledger.at[topic] = None
-            self.relay.when_ready(state, Start(), outbox, self._owe(outbox, state))
+            self.relay.readiness.when_ready(state, Start(), outbox, self._owe(outbox, state))
         if wait:
             await until(lambda: state.phase is not Phase.FILLING)
             self.flush()
@@ -359,7 +359,7 @@ async def test_garbage_on_the_bus_costs_itself_alone(rig: Rig, topic: str, paylo
     await publisher.publish(publisher.trade())
     await rig.join(topic)
     rig.bus._deliver([Entry(topic, 1_001, payload)])
-    assert rig.relay.bad_payloads == 1
+    assert rig.relay.entries.bad == 1
     await publisher.publish(publisher.trade(), publisher.book([("9", "1")], []))
     await rig.settle(topic)
     assert rig.ledger.seen[-1] == publisher.sent[topic][-1]

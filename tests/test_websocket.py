@@ -360,7 +360,7 @@ async def test_a_client_that_leaves_while_the_bus_is_asked_leaves_nothing(comman
         await until(lambda: not web.gateway.clients)
         states = list(web.gateway.relay._states.values())
         assert states and all(state.interest == 0 for state in states)
-        assert not any(web.gateway.relay._waiting.values())
+        assert web.gateway.relay.readiness.waiting == 0
         bus.open()
         await until(lambda: web.gateway.relay.joined() == 0)
 
