@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, TypeAlias
@@ -153,3 +154,31 @@ async def test_a_fresh_web_process_never_claims_what_the_emptied_bus_cannot_give
 
         kept = {topic: positions(client, topic)[-5] for topic in BUSY}
         assert set((await resumed(fresh, kept)).values()) == {True}
+
+
+async def test_what_a_standby_on_an_emptied_bus_cannot_know_is_declared() -> None:
+    """The leader is frozen while the bus restarts, so nobody tells what it had published."""
+    server = Restartable()
+    try:
+        with ingesting(server.url) as leader, ingesting(server.url) as other:
+            await until(lambda: leader.stands_by() or other.stands_by(), 30)
+            if leader.stands_by():
+                leader, other = other, leader
+            async with web_on(server) as web, web.client() as client:
+                await client.subscribe(*BUSY, all=BUSY, mode="all")
+                await advance(client)
+                leader.signal(signal.SIGSTOP)
+                server.kill()
+                await client.read(lambda one: one["type"] == "health" and one["bus"] == "stale")
+                server.start()
+                await client.read(lambda one: one["type"] == "health" and one["bus"] == "live")
+                await advance(client)
+                for topic in BUSY:
+                    of = client.ledger.of(topic)
+                    (gap,) = [one for one in of if one["type"] == "gap" and one["seq"] is None]
+                    after = of[of.index(gap) + 1]
+                    assert gap["cause"] == "bus_loss" and gap["to"] > gap["from"]
+                    if topic.startswith("book."):
+                        assert after["type"] == "snapshot" or after.get("snapshot") is True, after
+    finally:
+        server.close()

@@ -213,6 +213,10 @@ class Ingest:
         """Return its stderr."""
         return self._log.read_text()
 
+    def stands_by(self) -> bool:
+        """Whether it has found that another one publishes."""
+        return "another process publishes it; standing by" in self.said()
+
     def signal(self, number: signal.Signals) -> None:
         self.process.send_signal(number)
 

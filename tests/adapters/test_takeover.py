@@ -14,7 +14,6 @@ from redis import Redis
 from tests.adapters.busreader import (
     TOPICS,
     TRADES,
-    Ingest,
     Reader,
     bus_and_reader,
     ingesting,
@@ -27,11 +26,6 @@ pytestmark = pytest.mark.redis
 
 #: What is promised, and a second for a machine that does other things too.
 TAKEOVER_S = 5.0 + 1.0
-
-
-def waits(ingest: Ingest) -> bool:
-    """Whether it has found that another one publishes."""
-    return re.search("another process publishes it", ingest.said()) is not None
 
 
 def restarts(reader: Reader, topics: list[str], former: int) -> list[str]:
@@ -61,7 +55,7 @@ async def test_a_standby_takes_over_from_a_frozen_leader_who_ends_when_it_wakes(
     ):
         await reader.has_all()
         with ingesting(server.url) as standby:
-            await until(lambda: waits(standby), 30)
+            await until(standby.stands_by, 30)
             await reader.goes_on()
             (former,) = reader.epochs()
 
@@ -139,7 +133,7 @@ async def test_an_emptied_bus_leaves_one_publisher_whoever_finds_its_lease_gone_
     with bus_and_reader() as (server, reader), ingesting(server.url) as leader:
         await reader.has_all()
         with ingesting(server.url) as standby:
-            await until(lambda: waits(standby), 30)
+            await until(standby.stands_by, 30)
             await reader.goes_on()
             before = reader.ends()
             server.kill()
