@@ -149,6 +149,7 @@ def test_a_plan_strikes_everything_and_ends_in_calm() -> None:
 async def test_nothing_is_lost_in_silence(tmp_path_factory: pytest.TempPathFactory) -> None:
     folder: Path = tmp_path_factory.mktemp("t")
     outcome = await torture(seed=1, seconds=30.0, folder=folder)
-    assert outcome.wrong == [], f"logs and ledgers are in {folder}"
+    again = "make torture ARGS='--seconds 30 --seed 1'"
+    assert outcome.wrong == [], f"logs and ledgers are in {folder}; again: {again}"
     assert outcome.figures["acknowledged"] > 1_000
     assert outcome.figures["resumed"] > 0

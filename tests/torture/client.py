@@ -72,7 +72,7 @@ class Client:
         self._visits = number // 2
         self._move: Move | None = None
         self._unknown: set[str] = set()
-        self._is_new: set[str] = set()
+        self._told: dict[str, bool] = {}
 
     def __str__(self) -> str:
         return f"client {self.number} ({'msgpack' if self._is_msgpack else 'JSON'})"
@@ -128,6 +128,7 @@ class Client:
         self.counts["connects"] += 1
         self._move = None
         self._unknown.clear()
+        self._told.clear()
         for facts in self.shown.values():
             facts.append(Begun(None))
         try:
@@ -238,6 +239,7 @@ class Client:
             if mode is self.shown:
                 continue
             if recovered is not None:
+                self._told[name] = recovered
                 self.counts["resumed" if recovered else "not resumed"] += 1
             elif self.at(name):
                 self.wrong.append(f"{name}: since was given and not answered: {result}")
@@ -249,6 +251,8 @@ class Client:
         facts = self.facts.get(topic, [])
         at = position(facts)
         self.counts[f"gap {gap.cause}"] += 1
+        if gap.cause == "resume_too_old" and self._told.get(topic):
+            self.wrong.append(f"{topic}: {gap}, after recovered:true")
         if gap.cause == "resume_too_old" and at is not None and gap.last <= at:
             # The server knows less than the client: nothing is sure after ``at``.
             facts.append(Begun(gap.last or None, lost=at))

@@ -7,7 +7,7 @@ import socket
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from random import Random
@@ -18,7 +18,6 @@ from tests.torture.client import Client
 from tests.torture.ledger import Ledger
 from tests.torture.plan import Move, Plan, Strike, plan
 from tests.torture.processes import Cast
-from tests.web import until
 
 CLIENTS = 24
 STUCK_AFTER_S = 4
@@ -143,28 +142,23 @@ async def _stop_ingest(cast: Cast) -> None:
 
 async def _drained(clients: Sequence[Client], ledger: Ledger) -> list[str]:
     """Wait until everybody has come to the end of everything; return who has not."""
-    behind: list[str] = []
-
-    def is_drained() -> bool:
-        behind[:] = _behind(clients, ledger)
-        return not behind
-
-    try:
-        await until(is_drained, _DRAIN_S)
-    except AssertionError:
-        return behind
-    return []
+    ends = {topic: ledger.newest(topic) for topic in ledger.acked}
+    deadline = time.monotonic() + _DRAIN_S
+    while True:
+        behind = [line for client in clients for line in _behind(client, ends)]
+        if not behind or time.monotonic() > deadline:
+            return behind
+        await asyncio.sleep(0.2)
 
 
-def _behind(clients: Sequence[Client], ledger: Ledger) -> Iterator[str]:
-    for client in clients:
-        for topic in (*client.facts, *client.shown):
-            at, newest = client.at(topic), ledger.newest(topic)
-            if at < newest:
-                yield f"{client}: {topic} stands at {at}, the topic ends with {newest}"
-        for text in client.wishes:
-            if not client.has(text):
-                yield f"{client}: nothing ever came of {text}"
+def _behind(client: Client, ends: Mapping[str, int]) -> Iterator[str]:
+    for topic in (*client.facts, *client.shown):
+        at, end = client.at(topic), ends.get(topic, 0)
+        if at < end:
+            yield f"{client}: {topic} stands at {at}, the topic ends with {end}"
+    for text in client.wishes:
+        if not client.has(text):
+            yield f"{client}: nothing ever came of {text}"
 
 
 def _verdict(client: Client, ledger: Ledger, folder: Path) -> Iterator[str]:
