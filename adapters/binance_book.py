@@ -130,7 +130,11 @@ class DiffBook:
             return self._pacer.advance(ts)
         if feed.is_live and self._follows(update):
             self._last = update.u
-            out = feed.delta(update.b, update.a, ts, recv, numbers=numbers)
+            out = [*self._pacer.advance(ts)]
+            events = feed.delta(update.b, update.a, ts, recv, numbers=numbers)
+            if feed.book.is_crossed:
+                return [*out, *self._break("crossed", recv), *self._ask()]
+            out += events
             if self._held is not None:
                 self._hold(update, frame, recv)
                 out += self._refresh()
@@ -238,6 +242,7 @@ class DiffBook:
         self._held = self._answer = None
         self._last = answer.id
         feed.book = answer.book
+        was_crossed = feed.book.is_crossed  # the exchange's own word, not a frame gone wrong
         out = feed.restart(answer.ts, answer.recv, clock=held[0].clock)
         is_first = True
         while held:
@@ -251,7 +256,13 @@ class DiffBook:
                 self._last = one.u
                 update, numbers = self._read(one.frame)
                 ts, clock = update.E * 1000, one.clock
-                out += feed.delta(update.b, update.a, ts, one.recv, numbers=numbers, clock=clock)
+                events = feed.delta(update.b, update.a, ts, one.recv, numbers=numbers, clock=clock)
+                if feed.book.is_crossed and not was_crossed:
+                    out += self._break("crossed", one.recv)
+                    out += self._ask()
+                    self._held = held
+                    break
+                out += events
             is_first = False
             held.popleft()
         out += self._pacer.advance(self._pacer.now)
@@ -274,6 +285,8 @@ class DiffBook:
             ts, recv = update.E * 1000, one.recv
             if one.u > answer.id:
                 answer.book.apply(update.b, update.a, numbers)
+        if answer.book.is_crossed:
+            return self._ask()
         self._held = self._answer = None
         self.feed.book = answer.book
         return self.feed.restart(ts, recv)

@@ -40,6 +40,8 @@ BOOK_CHANNEL = "orderbook.200"
 QUOTE_CHANNEL = "orderbook.1"
 #: More arguments a request are refused on spot; alike on linear.
 ARGS_PER_REQUEST = 10
+#: So many trades of a connection are known again by their ids.
+KNOWN_TRADES = 5_000
 SIDES: dict[str, Side] = {"Buy": "buy", "Sell": "sell"}
 
 _encode = msgspec.json.Encoder().encode
@@ -137,6 +139,8 @@ class _Bybit(ChannelAdapter):
         self._tickers_asked: dict[str, int] = {}
         self._requests: dict[str, tuple[Stream, ...]] = {}
         self._request_count = 0
+        #: Ids of the last trades; they carry no order, so a repeat shows in no other way.
+        self._known: dict[str, None] = {}
 
     def _book(self, stream: Stream) -> BookStream:
         own = [one.channel for one in self.plan_.streams if one.native == stream.native]
@@ -261,10 +265,14 @@ class _Bybit(ChannelAdapter):
         out = [*self._pacer.advance(message.ts * 1_000)]
         if topic is not None:
             self._doubted.discard(topic)
-            out += [
-                Trade(topic, 0, ts, recv, 0, one.i, price, size, SIDES[one.S])
-                for one, ts, price, size in trades
-            ]
+            known = self._known
+            for one, ts, price, size in trades:
+                if one.i in known:
+                    continue
+                known[one.i] = None
+                if len(known) > KNOWN_TRADES:
+                    del known[next(iter(known))]
+                out.append(Trade(topic, 0, ts, recv, 0, one.i, price, size, SIDES[one.S]))
         return out
 
     def _ticker(self, message: Frame, native: str, recv: int) -> list[Output]:

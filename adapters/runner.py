@@ -74,7 +74,7 @@ class Runner:
         ends: A close with code 1000 is the end of a tape, not a loss.
         is_tape: It is a recording that is served: it may start over, and what it lacks is no
             fault. No stream is judged silent, and nothing is counted on from one connection to
-            the next.
+            the next. None: as ``ends`` says.
         tap: Sees the raw traffic.
         clock: µs since the epoch.
     """
@@ -92,7 +92,7 @@ class Runner:
         counters: Counters | None = None,
         limits: Limits | None = None,
         ends: bool = False,
-        is_tape: bool = False,
+        is_tape: bool | None = None,
         tap: Tap | None = None,
         clock: Callable[[], int] = now_us,
         rng: Random | None = None,
@@ -108,7 +108,7 @@ class Runner:
         self.counters = counters or Counters()
         self.limits = limits or adapter.limits
         self.ends = ends
-        self.is_tape = is_tape or ends
+        self.is_tape = ends if is_tape is None else is_tape
         #: A recorder wants each stream once.
         self.rotates = not self.is_tape and tap is None
         self.tap = tap

@@ -96,7 +96,12 @@ def _selection(name: str) -> Selection:
 
 
 def _runner(
-    name: str, selection: Selection, url: str, sink: ListSink, limits: dict[str, Any]
+    name: str,
+    selection: Selection,
+    url: str,
+    sink: ListSink,
+    limits: dict[str, Any],
+    is_tape: bool = True,
 ) -> Runner:
     adapter, speed, start = registry.entry(name).load_adapter(), TAPES[name][2], now_us()
     calm = dict(frames_per_s=inf, connects=1_000, silent_after_s=inf) | limits
@@ -117,20 +122,27 @@ def _runner(
         ),
         limits=msgspec.structs.replace(adapter.limits, **calm),
         ends=True,
+        is_tape=is_tape,
         # The adapters' own patience is of the tape's time.
         clock=lambda: start + int((now_us() - start) * speed),
         rng=rng,
     )
 
 
-async def play(name: str, *faults: str, seed: int = 7, **limits: Any) -> Outcome:
-    """Run the exchange's adapter against its tape, broken so, to the tape's end."""
+async def play(
+    name: str, *faults: str, seed: int = 7, is_tape: bool = True, **limits: Any
+) -> Outcome:
+    """Run the exchange's adapter against its tape, broken so, to the tape's end.
+
+    Args:
+        is_tape: As the runner's; False: as if it were live.
+    """
     selection, sink = _selection(name), ListSink()
     asked = {stream for plan in selection.plans for stream in plan.streams}
     recordings = {name: recording(name)}
     async with FakeExchange(recordings, speed=TAPES[name][2], expected={name: asked}) as fake:
         fake.break_(*faults, seed=seed)
-        runner = _runner(name, selection, fake.url, sink, limits)
+        runner = _runner(name, selection, fake.url, sink, limits, is_tape)
         async with asyncio.timeout(60):
             await runner.run()
         return Outcome(sink, fake.handshakes, runner.counters)
