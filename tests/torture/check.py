@@ -121,11 +121,16 @@ class _Life:
         if self.first is None or self.at is None:
             return
         had = set(received)
-        for seq in sorted(acked):
-            if not self.first <= seq <= self.at or seq in had:
-                continue
-            if not any(first <= seq <= last for first, last in self.gaps):
-                yield f"{seq} was acknowledged, and neither received nor declared"
+        missing = [
+            seq
+            for seq in acked
+            if self.first <= seq <= self.at
+            and seq not in had
+            and not any(first <= seq <= last for first, last in self.gaps)
+        ]
+        if missing:
+            many = f"; so were {len(missing) - 1} more" if len(missing) > 1 else ""
+            yield f"{min(missing)} was acknowledged, and neither received nor declared{many}"
 
 
 def check_all(topic: str, facts: Iterable[Fact], ledger: Ledger) -> list[str]:
