@@ -75,6 +75,7 @@ class Publisher:
         buffer_max_bytes: With so much waiting, feeders are held back while the bus is there.
         backlog_max_bytes, backlog_max_s: With more, or older, some is given up while it is not.
         clock: µs since the epoch.
+        turn: Shared by all publishers of one bus, which writes for one at a time.
 
     Attributes:
         is_full: As much waits as may.
@@ -92,6 +93,7 @@ class Publisher:
         backlog_max_bytes: int = BACKLOG_MAX_BYTES,
         backlog_max_s: float = BACKLOG_MAX_S,
         clock: Callable[[], int] = now_us,
+        turn: asyncio.Lock | None = None,
         rng: Random | None = None,
     ) -> None:
         self.exchange = exchange
@@ -115,6 +117,7 @@ class Publisher:
         self._wake = asyncio.Event()
         self._room = asyncio.Event()
         self._idle = asyncio.Event()
+        self._turn = turn or asyncio.Lock()
         self._lease_lock = asyncio.Lock()
         self._held_at: float | None = None
         self._is_away = False
@@ -247,11 +250,13 @@ class Publisher:
         """Publish until it is done: the same batch again after each failure."""
 
         async def publish() -> None:
-            # After a pause of ours somebody else may hold the lease by now; after one of the bus,
-            # too: it may have come back empty, and then gave the lease to who asked first.
-            if self._is_away or self._lease_age() > self._lease_s / 2:
-                await self._hold()
-            await self._bus.publish(batch, checkpoints)
+            # The wait for others comes before the look at the lease, for it may outlast it.
+            async with self._turn:
+                # After a pause of ours somebody else may hold the lease by now; after one of the
+                # bus, too: it may have come back empty, and then gave it to who asked first.
+                if self._is_away or self._lease_age() > self._lease_s / 2:
+                    await self._hold()
+                await self._bus.publish(batch, checkpoints)
 
         await self._insist(publish)
         self.published += len(batch)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import secrets
 import socket
@@ -28,17 +29,19 @@ class Context(msgspec.Struct, frozen=True):
     Attributes:
         owner: This process's name in leases.
         counters: By exchange; filled as exchanges start.
+        turn: Whoever writes to the bus has it.
     """
 
     settings: Settings
     bus: Bus
     owner: str
     counters: dict[str, Counters]
+    turn: asyncio.Lock
 
     @classmethod
     def make(cls, settings: Settings, bus: Bus) -> Context:
         owner = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
-        return cls(settings, bus, owner, {})
+        return cls(settings, bus, owner, {}, asyncio.Lock())
 
     def counters_of(self, exchange: str) -> Counters:
         return self.counters.setdefault(exchange, Counters())
@@ -70,6 +73,7 @@ async def publish(
         lease_s=settings.lease_s,
         backlog_max_bytes=settings.backlog_max_bytes,
         backlog_max_s=settings.backlog_max_s,
+        turn=context.turn,
     )
     await publisher.open(catalogue)
     board = StatusBoard(

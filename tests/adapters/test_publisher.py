@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+import msgspec
 import pytest
 
 from adapters.publisher import Publisher
@@ -313,6 +314,30 @@ async def test_after_a_failure_nothing_is_written_before_the_lease_is_proven() -
         with pytest.raises(LeaseLost):
             await running
         assert await other.heads(TOPICS) == {}
+
+
+async def test_the_lease_is_looked_at_after_the_wait_for_other_publishers_of_the_bus() -> None:
+    broker, turn = MemoryBroker(), asyncio.Lock()
+    async with recording_bus(broker) as bus:
+        busy = Publisher(bus, "y", owner="me", turn=turn)
+        await busy.open(msgspec.structs.replace(catalogue(), exchange="y", topics=()))
+        publisher = Publisher(bus, "x", owner="me", lease_s=60.0, turn=turn)
+        await publisher.open(catalogue())
+        running = [asyncio.create_task(each.run()) for each in (busy, publisher)]
+        bus.gate.clear()
+        busy.put(Quote("quote.y.BTC-USD", 0, None, 7, 0, "1", "1", "2", "1"), 9)
+        await eventually(lambda: len(bus.batches) == 1)
+        publisher.put(trade(0), 9)
+        await eventually(lambda: publisher._unacknowledged is not None)
+        assert publisher._held_at is not None
+        publisher._held_at -= 60.0  # the bus was frozen for so long
+        broker.leases["x"].owner = "new"
+        bus.gate.set()
+        with pytest.raises(LeaseLost):
+            await running[1]
+        assert await bus.heads(TOPICS) == {}
+        running[0].cancel()
+        await asyncio.gather(*running, return_exceptions=True)
 
 
 async def test_an_expired_lease_that_nobody_took_is_taken_again() -> None:
