@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
 from collections.abc import AsyncIterator
+from itertools import product
 from typing import Any
 
 import pytest
@@ -15,6 +17,7 @@ from feed.bus import keys
 from feed.bus.base import Retention, Sink
 from feed.bus.memory import MemoryBroker, MemoryBus
 from feed.bus.redis import RedisBus
+from tests.process import serving
 from tests.web import RawClient, Web, masked, running, until
 
 TRADE, BOOK = "trade.kraken.BTC-USD", "book.kraken.BTC-USD"
@@ -180,3 +183,31 @@ async def test_the_case_of_our_own_name_does_not_matter(web: Web) -> None:
         assert b" 101 " in await reader.readline()
     writer.close()
     await writer.wait_closed()
+
+
+PATHS = (
+    "/v1/snapshot?token=s3cret&topics=%0d%0aforged",
+    "/v1/stream?token=s3cret&topics=%0d%0aforged",
+    "/s3cret/%0d%0aforged",
+    "/v1/ws/s3cret/%0d%0aforged",
+    "/v1/snapshot?topics=" + "s3cret" * 20_000,
+)
+
+
+@pytest.mark.redis
+async def test_what_is_asked_for_by_http_never_reaches_the_log(valkey_url: str) -> None:
+    async with serving(valkey_url, log_level="debug") as served:
+        for path, agent in product(PATHS, ("\x1b[31mforged", "forged" * 180_000)):
+            client = await RawClient.connect(served.port)
+            request = f"GET {path} HTTP/1.1\r\nHost: x\r\nUser-Agent: {agent}\r\n\r\n"
+            try:
+                await client.send(request.encode())
+            except ConnectionError:
+                pass  # it need not read a megabyte to its end
+            await client.receive()
+            client.close()
+        served.signal(signal.SIGTERM)
+        await served.ended()
+        said = served.said()
+    for word in ("s3cret", "forged", "\x1b", "Traceback"):
+        assert word not in said
