@@ -48,7 +48,7 @@ class Backlog:
 
     Args:
         picture: What all events so far add up to; a book that gave up something is told from it.
-        max_bytes: What ``shed`` leaves at most, estimated.
+        max_bytes: What ``shed`` leaves at most beside what is never given up, estimated.
 
     Attributes:
         size: Bytes that wait, estimated.
@@ -115,7 +115,8 @@ class Backlog:
         """Give up what came before ``oldest`` (µs); and of what is too much, values first.
 
         The oldest first, and a little more than needed, so that it is not done again at once.
-        Health is never given up.
+        Health is never given up, nor any topic's newest value: who has only that would take the
+        one before it, which the bus has, for the present one.
         """
         if self._waiting and self._waiting[0][2] < oldest:
             self._drop(lambda event, at: at < oldest)
@@ -132,11 +133,14 @@ class Backlog:
         a book, of which the rest is of no use.
         """
         kept: deque[tuple[Item, int, int]] = deque()
+        values = self._picture.values
         for item, n, at in self._waiting:
             if isinstance(item, Mark):
                 if item.book is not None:
                     kept.append((item, n, at))
-            elif type(item) not in _HEALTH and (item.topic in self._afresh or gives_up(item, at)):
+            elif type(item) in _HEALTH or values.get(item.topic) is item:
+                kept.append((item, n, at))
+            elif item.topic in self._afresh or gives_up(item, at):
                 self.size -= n
                 self._give_up(item)
             else:
