@@ -120,6 +120,8 @@ class Publisher:
         self._turn = turn or asyncio.Lock()
         self._lease_lock = asyncio.Lock()
         self._held_at: float | None = None
+        #: The lease was taken again, and what that asks for is not done yet.
+        self._is_regained = False
         self._is_away = False
         self._away_since = 0.0
         self._told_given_up = 0
@@ -358,16 +360,21 @@ class Publisher:
         async with self._lease_lock:
             asked_at = asyncio.get_running_loop().time()
             if not await self._bus.renew(self.exchange, self._owner, self._lease_s):
+                # Before the answer: it may be lost, and the lease ours for all that.
+                self._is_regained = True
                 if await self._bus.acquire(self.exchange, self._owner, self._lease_s) is None:
                     raise LeaseLost(f"{self.exchange}: another process publishes it now")
+                log.warning("%s: the lease was gone and was taken again", self.exchange)
+            # Also in a later call: the bus may have gone away again, and the lease is ours then.
+            if self._is_regained:
                 heads = await self._bus.heads(self._topics)
                 for topic, head in heads.items():
                     if head.epoch > self._sequencer.epoch:
                         raise Fenced(topic, head.epoch)
-                log.warning("%s: the lease was gone and was taken again", self.exchange)
                 # It may have gone with everything else: a bus that was emptied.
                 await self._bus.put_catalogue(self._catalogue)
                 self._tell(set(self._topics) - heads.keys(), is_fresh=False)
+                self._is_regained = False
             self._held_at = asked_at
 
     def _lease_age(self) -> float:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import msgspec
 import pytest
@@ -11,7 +12,7 @@ from adapters.publisher import Publisher
 from adapters.tasks import now_us, together
 from feed.bus.base import Entry, pack_header
 from feed.bus.memory import MemoryBroker
-from feed.errors import Fenced, LeaseLost
+from feed.errors import BusError, Fenced, LeaseLost
 from feed.models import Book, Catalogue, Quote, Trade
 from tests.adapters.kit import RecordingBus, eventually, recording_bus
 
@@ -164,6 +165,51 @@ async def test_what_is_older_than_the_bound_is_given_up() -> None:
         await publisher.flushed()
         told = [(e["type"], e.get("id", e.get("lost"))) for e in bus.events(TOPICS[0])]
         assert told == [("trade", "0"), ("gap", 1), ("trade", "2")]
+
+
+async def test_the_newest_value_of_a_topic_is_never_given_up_however_old_it_is() -> None:
+    async with (
+        recording_bus() as bus,
+        publishing(bus, backlog_max_s=0.2, backlog_max_bytes=2_000) as publisher,
+    ):
+        publisher.put(quote("1.0"), now_us())
+        await publisher.flushed()
+        bus.is_away = True
+        publisher.put(trade(0), now_us())
+        await eventually(lambda: len(bus.batches) >= 2)
+        for bid in ("2.0", "3.0"):  # and then the topic is quiet
+            publisher.put(quote(bid), now_us())
+        for number in range(1, 100):
+            publisher.put(trade(number), now_us())
+        await eventually(lambda: len(publisher._backlog) == 1)
+        bus.is_away = False
+        await publisher.flushed()
+        told = [(e["type"], e.get("bid", e.get("lost"))) for e in bus.events(QUOTE)]
+        assert told == [("quote", "1.0"), ("gap", 1), ("quote", "3.0")]
+
+
+@pytest.mark.parametrize("lost", ["acquire", "heads", "put_catalogue"])
+async def test_an_emptied_bus_is_told_everything_though_an_answer_was_lost_while_it_was(
+    lost: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broker = MemoryBroker()
+    async with recording_bus(broker) as bus, publishing(bus, lease_s=0.2) as publisher:
+        publisher.put(quote("1.0"), 9)
+        await publisher.flushed()
+        asked, ask = asyncio.Event(), getattr(bus, lost)
+
+        async def answer_is_lost(*arguments: Any) -> None:
+            await ask(*arguments)
+            asked.set()
+            raise BusError("no answer")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(bus, lost, answer_is_lost)
+            broker.empty()
+            await eventually(asked.is_set)
+        await eventually(lambda: "x" in broker.catalogues and QUOTE in broker.streams)
+        (value,) = await bus.history(QUOTE, 0)
+        assert b'"bid":"1.0"' in value
 
 
 async def test_an_emptied_bus_is_told_everything_again_and_positions_go_on() -> None:
