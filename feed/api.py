@@ -51,6 +51,14 @@ def error(status: int, code: str, message: str) -> Response:
 # The WebSocket's front door.
 
 
+def _netloc(origin: str) -> str | None:
+    """Return host and port of an origin; None where it is none of any page."""
+    try:
+        return urlsplit(origin).netloc.lower()
+    except ValueError:
+        return None
+
+
 def _refusal(websocket: WebSocket) -> Response | None:
     """Return why this client may not come in, if so."""
     gateway = _gateway(websocket)
@@ -58,7 +66,7 @@ def _refusal(websocket: WebSocket) -> Response | None:
     allowed = gateway.settings.allowed_origins
     if origin is not None and "*" not in allowed and origin not in allowed:
         # Browsers do not apply the same-origin rule to WebSockets; the server must.
-        if urlsplit(origin).netloc.lower() != websocket.headers.get("host", "").lower():
+        if _netloc(origin) != websocket.headers.get("host", "").lower():
             return error(403, "forbidden", "this origin is not in FEED_ALLOWED_ORIGINS")
     # Our own protocol class has counted this connect already; others may have come in since.
     ours = EXTENSION in websocket.scope.get("extensions", {})

@@ -141,6 +141,8 @@ async def web() -> AsyncIterator[Web]:
     "origin",
     [
         "null",
+        "http://[::1",
+        "http://[x]:1",
         "",
         "https://good.example.evil",
         "https://evil-good.example",
