@@ -179,6 +179,7 @@ class Fleet:
     def __init__(self) -> None:
         self._clients: list[Counting] = []
         self._base: list[tuple[int, int]] = []
+        self._reading: int | None = None
         self._lag = Histogram()
         self._worst_lag = asyncio.get_running_loop().create_task(self._watch())
 
@@ -214,8 +215,12 @@ class Fleet:
         return {}
 
     async def stall(self, message: Message) -> Message:
-        """Let the last ``clients`` stop reading, or read on where ``reads_on``."""
-        for client in self._clients[len(self._clients) - message["clients"] :]:
+        """Let the last ``clients`` stop reading, or read on where ``reads_on``.
+
+        What they are given late counts in no latency.
+        """
+        self._reading = len(self._clients) - message["clients"]
+        for client in self._clients[self._reading :]:
             assert client.transport is not None
             if message["reads_on"]:
                 client.transport.resume_reading()
@@ -224,21 +229,22 @@ class Fleet:
         return {}
 
     async def mark(self, message: Message) -> Message:
-        """Return what came so far, in all, and what it cost this process."""
+        """Return what came so far to all who read, and what it cost this process."""
         used = resource.getrusage(resource.RUSAGE_SELF)
         lag, self._lag = self._lag, Histogram()
         return {
             "at": time.perf_counter(),
-            "bytes": sum(client.bytes for client in self._clients),
-            "reads": sum(client.reads for client in self._clients),
-            "base_bytes": sum(size for size, _ in self._base),
+            "bytes": sum(client.bytes for client in self._clients[: self._reading]),
+            "reads": sum(client.reads for client in self._clients[: self._reading]),
+            "base_bytes": sum(size for size, _ in self._base[: self._reading]),
             "cpu_s": used.ru_utime + used.ru_stime,
             "lag_p99_us": lag.percentile(99),
         }
 
     async def result(self, message: Message) -> Message:
         """Return what each client has got since ``base``."""
-        decoding = [client for client in self._clients if isinstance(client, Decoding)]
+        reading = self._clients[: self._reading]
+        decoding = [client for client in reading if isinstance(client, Decoding)]
         latency = Histogram().merge(client.latency for client in decoding)
         return {
             "bytes": [
