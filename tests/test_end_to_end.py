@@ -31,7 +31,7 @@ from feed.server import bind, server
 REPO = Path(__file__).resolve().parent.parent
 CAPTURES = REPO.parent / "shared" / "captures"
 FOLDERS = ("binance-spot", "binance-usdm", "coinbase-exchange", "kraken-v2", "bybit")
-DEADLINE_S = 60.0
+DEADLINE_S = 240.0
 #: Entries that may lie in an outbox and a stream: the whole tape, so that nothing has to be given
 #: up however far the client is behind a tape that runs as fast as it can.
 SETTINGS = Settings(outbox_max_bytes=1 << 30, retention_trade=50_000, log_level="warning")

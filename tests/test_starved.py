@@ -14,7 +14,7 @@ import pytest
 import websockets
 
 from feed import gateway, websocket
-from tests.process import Served, serving
+from tests.process import Served, is_open, serving
 from tests.test_drain import is_carried, publisher
 from tests.web import Client, RawClient, masked, running, until, whole_frames
 
@@ -126,7 +126,11 @@ async def test_without_file_descriptors_who_is_connected_is_served(valkey_url: s
             assert served.said().count("\n") < 50, served.said()[-3_000:]
             for sock in crowd:
                 sock.close()
-            # Once there is room again it is open to everybody.
+            # Once there is room again it is open to everybody; those who gave up come first.
+            deadline = time.monotonic() + 15
+            while not await asyncio.to_thread(is_open, served.port):
+                assert time.monotonic() < deadline, served.said()[-3_000:]
+                await asyncio.sleep(0.05)
             async with connected(served) as another:
                 await another.subscribe(TRADE, all=[TRADE])
                 await pub.publish(pub.trade())
