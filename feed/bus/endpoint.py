@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import suppress
+import asyncio
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import Any
 
@@ -28,6 +29,23 @@ def reason_of(error: Exception) -> str:
     if isinstance(error, MasterNotFoundError):  # lists every option of every connection
         return "no sentinel knows the master"
     return str(error)
+
+
+@contextmanager
+def cancellable() -> Iterator[None]:
+    """Raise the cancellation that came meanwhile, where redis-py has swallowed it.
+
+    It sends by ``asyncio.wait_for``, and Python 3.11's forgets a cancellation that comes when the
+    command is just sent. Who is cancelled once and goes on is waited for in vain.
+    """
+    task = asyncio.current_task()
+    assert task is not None
+    before = task.cancelling()
+    try:
+        yield
+    finally:
+        if task.cancelling() > before:
+            raise asyncio.CancelledError
 
 
 class Endpoint:
@@ -134,7 +152,8 @@ class Endpoint:
             return self._address
         try:
             # Drops idle connections of the client to a former master, too.
-            host, port = await self._pool.get_master_address()
+            with cancellable():
+                host, port = await self._pool.get_master_address()
         except (RedisError, OSError) as e:
             raise BusError(f"{self._address}: {reason_of(e)}") from e
         return replace(self._address, host=host, port=port, sentinels=(), service="")

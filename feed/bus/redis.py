@@ -29,7 +29,7 @@ from feed.bus.base import (
     Sink,
     Watcher,
 )
-from feed.bus.endpoint import Endpoint, reason_of
+from feed.bus.endpoint import Endpoint, cancellable, reason_of
 from feed.bus.reader import Reader
 from feed.bus.resp import Connection, Subscriber
 from feed.bus.writer import Writer
@@ -263,7 +263,8 @@ class RedisBus:
         self._require_started()
         async with self._slots:
             try:
-                yield self._endpoint.client
+                with cancellable():
+                    yield self._endpoint.client
             except (RedisError, OSError) as e:
                 raise BusError(f"{self._address}: cannot {what}: {reason_of(e)}") from e
 

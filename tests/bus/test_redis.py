@@ -306,6 +306,28 @@ async def test_a_cancelled_publish_leaves_no_reply_to_the_next(own_server: Resta
         assert seqs(await bus.history(TOPIC, 0)) == [1, 2, 3, 4]
 
 
+async def test_whoever_is_cancelled_while_asking_ends_at_any_turn_of_the_loop(
+    valkey_url: str,
+) -> None:
+    """Who keeps a lease is cancelled once; if that is forgotten, the process never ends."""
+    turns, ended = 0, False
+    while not ended:
+        async with opened(valkey_url) as bus:
+            # Commands that wait for each other have each a connection to make.
+            asked = [asyncio.ensure_future(bus.beat("kraken")) for _ in range(3)]
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            late = [task for task in asked if not task.done()]
+            for task in late:
+                task.cancel()
+            await asyncio.wait(asked)
+            assert all(task.cancelled() for task in late), turns
+            await bus.beat("kraken")  # what was left behind hinders nobody
+            ended = not late
+        turns += 1
+    assert turns > 3, "no command was cut short"
+
+
 async def test_a_killed_reader_says_so_and_reads_on(bus: RedisBus, raw: Any) -> None:
     got: list[bytes] = []
     told: list[Notice] = []
