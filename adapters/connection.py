@@ -425,9 +425,10 @@ class Connection:
             for native in beats.silent:
                 asked[native] = self._streams_of(native)
         for native, streams in asked.items():
-            if silence.may_resync(native):
+            due = silence.due(streams)
+            if due:
                 log.info("%s: taking %s afresh", runner.name, native)
-                self._handle(self._adapter.resync(streams, now), now)
+                self._handle(self._adapter.resync(due, now), now)
 
     def _streams_of(self, native: str) -> list[Stream]:
         return [stream for stream in self._plan.streams if stream.native == native]

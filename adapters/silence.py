@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 from itertools import accumulate
-from math import ceil, log2
+from math import ceil, inf, log2
 
 import msgspec
 
@@ -117,7 +117,7 @@ class Silence:
 
     Args:
         floor_s: A shorter silence never counts.
-        again_s: An instrument is not taken afresh again sooner.
+        again_s: A stream is not taken afresh again sooner.
     """
 
     def __init__(
@@ -131,7 +131,7 @@ class Silence:
         #: By position: the newest event's receive time as last seen, and since when it stands.
         self._newest: list[tuple[int, float] | None] = [None] * len(self._watched)
         self._silent: set[int] = set()
-        self._resynced: dict[str, float] = {}
+        self._resynced: dict[Stream, float] = {}
 
     def restart(self) -> None:
         """Begin anew with a new connection; how often a stream speaks is remembered."""
@@ -181,13 +181,16 @@ class Silence:
         """Return what is silent now of an instrument."""
         return [one for i in self._silent if (one := self._watched[i]).native == native]
 
-    def may_resync(self, native: str) -> bool:
-        """Whether the instrument may be taken afresh; if so, that counts as done."""
-        last = self._resynced.get(native)
-        if last is not None and self._now - last < self._again_s:
-            return False
-        self._resynced[native] = self._now
-        return True
+    def due(self, streams: Iterable[Stream]) -> list[Stream]:
+        """Return which of these may be taken afresh; that counts as done.
+
+        Each has its own pause: those of one instrument fall silent one after the other, and the
+        first must not hold up the book.
+        """
+        last = self._resynced
+        due = [one for one in streams if self._now - last.get(one, -inf) >= self._again_s]
+        last.update(dict.fromkeys(due, self._now))
+        return due
 
 
 class Beats:

@@ -149,10 +149,13 @@ async def play(
 
 
 @asynccontextmanager
-async def running(name: str, fake: FakeExchange, **limits: Any) -> AsyncIterator[ListSink]:
+async def running(
+    name: str, fake: FakeExchange, *, is_tape: bool = True, **limits: Any
+) -> AsyncIterator[ListSink]:
     """Run the exchange's adapter against a fake that is the caller's to break."""
     sink = ListSink()
-    task = asyncio.create_task(_runner(name, _selection(name), fake.url, sink, limits).run())
+    runner = _runner(name, _selection(name), fake.url, sink, limits, is_tape)
+    task = asyncio.create_task(runner.run())
     try:
         yield sink
     finally:

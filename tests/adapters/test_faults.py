@@ -8,10 +8,12 @@ Trades are numbered without holes on Binance, Coinbase and Kraken, not on Bybit.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 
 import pytest
 
-from adapters.base import Stream, TapeLine
+from adapters import connection, registry, silence
+from adapters.base import Adapter, Output, Stream, TapeLine
 from adapters.faults import is_book
 from adapters.replay import FakeExchange
 from adapters.venues.coinbase import CoinbaseVenue
@@ -236,14 +238,50 @@ async def test_a_half_open_connection_is_stale_and_replaced(name: str) -> None:
     _check_stale(outcome)
 
 
-# Kraken's and Bybit's heartbeats are messages, and a sign of life: a quiet pair is no fault. There
-# the streams are judged one by one (test_runner, test_silence).
 @pytest.mark.parametrize("name", ["binance", "binance-usdm", "coinbase"])
 async def test_pings_are_no_data(name: str) -> None:
     async with asyncio.timeout(10):
         outcome = await play(name, "heartbeats:after=20:times=1", silent_after_s=1.25)
     check_replaced(outcome)
     _check_stale(outcome)
+
+
+@pytest.mark.parametrize("name", ["kraken", "bybit", "bybit-linear"])
+async def test_where_heartbeats_are_all_that_comes_the_books_are_stale_and_asked_for_again(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Messages of the exchange are a sign of its life, for a quiet pair is no fault.
+    monkeypatch.setattr(connection, "TICK_S", 0.02)
+    monkeypatch.setattr(silence, "FACTOR", 0.0)
+    adapter = registry.entry(name).load_adapter()
+    resync, again = adapter.resync, set[Stream]()
+
+    def noted(self: Adapter, streams: Sequence[Stream], recv: int) -> Sequence[Output]:
+        again.update(streams)
+        return resync(self, streams, recv)
+
+    monkeypatch.setattr(adapter, "resync", noted)
+    _, native, symbol, after = BOOKS[name]
+    played = recording(name)
+    books = {one for one in played.streams if is_book(one) and one.native == native}
+    async with FakeExchange({name: played}, speed=broken.TAPES[name][2]) as fake:
+        fake.break_(f"heartbeats:after={after}:times=1")
+        async with broken.running(
+            name,
+            fake,
+            is_tape=False,
+            silent_after_s=2.5,  # Kraken's heartbeats are a second apart
+            symbol_silent_after_s=0.3,
+            ping_every_s=0.1 if name.startswith("bybit") else None,
+        ) as sink:
+            await eventually(lambda: books <= again)
+            told = [
+                status
+                for status in sink.of(SymbolStatus)
+                if status.topic == f"status.{name}.{symbol}"
+            ]
+            assert told[-1].kinds["book"] == "stale" and told[-1].reason == "silent"
+            assert len(fake.handshakes) == 1, "the connection is kept"
 
 
 def _check_stale(outcome: broken.Outcome) -> None:

@@ -112,15 +112,16 @@ def test_a_new_connection_starts_afresh_but_the_rhythm_is_remembered() -> None:
     assert line.silent_s() >= 3_000
 
 
-def test_an_instrument_is_taken_afresh_at_most_once_in_five_minutes() -> None:
-    line = Line(BOOK, ETHER)
-    taken = []
+def test_a_stream_is_taken_afresh_at_most_once_in_five_minutes() -> None:
+    line = Line(BOOK, TICKER)
+    taken: list[tuple[int, Stream]] = []
     for _ in range(1_000):
         line.second()
-        if line.rule.may_resync("BTC-USD"):
-            taken.append(line.at)
-    assert taken == [1, 301, 601, 901]
-    assert line.rule.may_resync("ETH-USD")
+        silent = BOOK.streams if line.at < 100 else (*BOOK.streams, *TICKER.streams)
+        taken += [(line.at, one) for one in line.rule.due(silent)]
+    assert [at for at, one in taken if one in BOOK.streams] == [1, 301, 601, 901]
+    # Another one of the same instrument does not wait for it.
+    assert [at for at, one in taken if one in TICKER.streams] == [100, 400, 700, 1_000]
 
 
 def test_three_missed_beats_are_told_and_the_next_one_too() -> None:
