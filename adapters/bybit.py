@@ -40,8 +40,8 @@ BOOK_CHANNEL = "orderbook.200"
 QUOTE_CHANNEL = "orderbook.1"
 #: More arguments a request are refused on spot; alike on linear.
 ARGS_PER_REQUEST = 10
-#: So many trades of a connection are known again by their ids.
-KNOWN_TRADES = 5_000
+#: So many trades of a topic are known again by their ids.
+KNOWN_TRADES = 1_000
 SIDES: dict[str, Side] = {"Buy": "buy", "Sell": "sell"}
 
 _encode = msgspec.json.Encoder().encode
@@ -139,8 +139,9 @@ class _Bybit(ChannelAdapter):
         self._tickers_asked: dict[str, int] = {}
         self._requests: dict[str, tuple[Stream, ...]] = {}
         self._request_count = 0
-        #: Ids of the last trades; they carry no order, so a repeat shows in no other way.
-        self._known: dict[str, None] = {}
+        #: Our topic -> ids of its last trades; they carry no order, so a repeat shows in no other
+        #: way. That ids of two symbols differ is documented nowhere.
+        self._known: dict[str, dict[str, None]] = {}
 
     def _book(self, stream: Stream) -> BookStream:
         own = [one.channel for one in self.plan_.streams if one.native == stream.native]
@@ -265,7 +266,7 @@ class _Bybit(ChannelAdapter):
         out = [*self._pacer.advance(message.ts * 1_000)]
         if topic is not None:
             self._doubted.discard(topic)
-            known = self._known
+            known = self._known.setdefault(topic, {})
             for one, ts, price, size in trades:
                 if one.i in known:
                     continue

@@ -116,6 +116,23 @@ def joined(cls: AnyBinance = Binance) -> Binance | BinanceUsdm:
 
 
 @pytest.mark.parametrize("cls", [Binance, BinanceUsdm])
+def test_a_crossed_book_is_invalid_until_a_fresh_snapshot(cls: AnyBinance) -> None:
+    reader = joined(cls)
+    assert booked(feed(reader, update(13, 13, previous=12, asks=[["20.00", "1"]])))
+    topic = f"book.{reader.name}.{reader.plan_.instruments['BTCUSDT'].symbol}"
+    assert feed(reader, update(14, 14, previous=13, bids=[bid(20)])) == [
+        Health("BTCUSDT", ("book", "depth"), "invalid", "crossed"),
+        Gap(topic, 0, None, 1, 0, "upstream_sequence", None),
+        SPOT_FETCH if cls is Binance else USDM_FETCH,
+    ]
+    assert feed(reader, update(15, 15, previous=14, bids=[bid(15)])) == []
+    fresh = answer(14, [bid(10)], [["20.00", "1"]])
+    back = list(reader.fetched("depth:BTCUSDT", fresh, 3))
+    assert booked(back) == [(True, [("10.00", "1")]), (False, [("15.00", "1")])]
+    assert only(Health, back) == [Health("BTCUSDT", ("book", "depth"), "live", None)]
+
+
+@pytest.mark.parametrize("cls", [Binance, BinanceUsdm])
 def test_an_update_that_does_not_follow_breaks_the_book_until_a_new_snapshot(
     cls: AnyBinance,
 ) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from adapters.base import Adapter, Health, Output, Refused, Send, Stream, Venue
-from adapters.bybit import ARGS_PER_REQUEST, Bybit, BybitLinear
+from adapters.bybit import ARGS_PER_REQUEST, KNOWN_TRADES, Bybit, BybitLinear
 from adapters.channels import RESUBSCRIBE_US
 from adapters.venues.bybit import BybitLinearVenue, BybitVenue
 from feed.errors import BadPayload
@@ -261,6 +261,32 @@ def test_spot_tickers_are_read_and_repeated_ones_left_out(path: Path) -> None:
     shown = [(t.last, t.open, t.high, t.low, t.volume, t.quote_volume) for t in tickers]
     assert shown == sent
     assert all(one.bid is one.ask is None for one in tickers)
+
+
+def traded(*ids: str, native: str = "BTCUSDT") -> bytes:
+    trades = [{"T": 1, "s": native, "S": "Buy", "v": "1", "p": "100", "i": one} for one in ids]
+    message = {"topic": f"publicTrade.{native}", "type": "snapshot", "ts": 1, "data": trades}
+    return json.dumps(message).encode()
+
+
+def test_a_trade_that_comes_again_is_dropped_of_its_own_symbol_alone() -> None:
+    reader = adapter(Bybit, [Stream("publicTrade", name) for name in ("BTCUSDT", "ETHUSDT")])
+    frames = [traded("7", "8"), traded("8", "9", "7"), traded("8", native="ETHUSDT")]
+    trades = only(Trade, parse(reader, frames))
+    bitcoin, ether = "trade.bybit.BTC-USDT", "trade.bybit.ETH-USDT"
+    assert [(trade.topic, trade.id) for trade in trades] == [
+        (bitcoin, "7"),
+        (bitcoin, "8"),
+        (bitcoin, "9"),
+        (ether, "8"),
+    ]
+
+
+def test_of_the_trades_of_a_symbol_the_last_thousand_are_known() -> None:
+    reader = spot("publicTrade")
+    parse(reader, [traded(*map(str, range(KNOWN_TRADES + 1)))])
+    again = only(Trade, parse(reader, [traded("1", "0", str(KNOWN_TRADES))]))
+    assert [trade.id for trade in again] == ["0"], "forgotten, so that memory has a bound"
 
 
 def test_arguments_are_spread_over_requests() -> None:
