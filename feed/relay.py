@@ -276,6 +276,10 @@ class Relay:
                 if (entry.epoch, entry.seq) <= given:
                     state.advance(*entry)
                 else:
+                    if (state.epoch, state.seq) < given:
+                        # The stream does not reach back to the checkpoint; what lies between is
+                        # lost to the window, and not to those who had it.
+                        state.stand_at(*given)
                     self._apply(state, entry)
             given = max(given, (state.epoch, state.seq))
             if is_whole:

@@ -221,6 +221,11 @@ class TopicState:
         self.newest_seq = seq
         self.ring.restart(seq)
 
+    def stand_at(self, epoch: int, seq: int) -> None:
+        """Go on from a position up to which subscribers have everything, and the window has not."""
+        self.epoch, self.seq, self.valid = epoch, seq, False
+        self.ring.restart(seq)
+
     def deepen(self, entries: Sequence[Entry]) -> None:
         """Take what the stream holds into the ring, as far back as nothing is missing in it."""
         ring = self.ring

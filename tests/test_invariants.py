@@ -181,8 +181,9 @@ class World(RuleBasedStateMachine):
         self.bots: list[Bot] = []
         self.refuses = False
 
-    @initialize(outbox=st.sampled_from([65_536, 1 << 20]))
-    def start(self, outbox: int) -> None:
+    @initialize(outbox=st.sampled_from([65_536, 1 << 20]), every=st.sampled_from([5, 40]))
+    def start(self, outbox: int, every: int) -> None:
+        self.checkpoint_every = every  # the stream may not reach back to the rarer ones
         options = Settings(
             outbox_max_bytes=outbox,
             linger_s=0.005,
@@ -237,7 +238,7 @@ class World(RuleBasedStateMachine):
         for entry in entries:
             said = json.loads(entry.payload[16:])
             self.published[entry.topic][entry.seq] = said
-            if said["type"] == "book" and self.book_size % 5 == 1:
+            if said["type"] == "book" and self.book_size % self.checkpoint_every == 1:
                 window = Book(BOOK, 0, 5, 6, 0, said["bids"], said["asks"], True)
                 checkpoints = [self.sequencer.checkpoint(window, 7)]
         if not fails:

@@ -338,6 +338,40 @@ async def test_a_book_with_a_hole_and_no_checkpoint_is_said_to_be_invalid(rig: R
     assert not rig.relay._states[BOOK].valid
 
 
+async def test_a_checkpoint_that_the_stream_does_not_reach_back_to_takes_nothing_back(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What subscribers had between the checkpoint and the stream's oldest entry is not lost."""
+    publisher = rig.publisher
+    await start_book(rig)
+    await rig.join(BOOK)
+    for n in range(8):
+        await publisher.publish(publisher.book([(f"8.{n}", "1")], []))
+    await rig.settle(BOOK)
+    had = rig.ledger.at[BOOK]
+    assert had == publisher.sent[BOOK][-1]["seq"]
+    publisher.entry(publisher.book([("8.8", "1")], []))  # has a position and is never published
+    rig.broker.streams[BOOK].entries.clear()  # as after many more entries than are kept
+    rig.broker.streams[BOOK].entries.append(publisher.entry(publisher.book([("8.9", "1")], [])))
+    checkpoint = rig.bus.checkpoint
+
+    async def meanwhile(topic: str) -> bytes | None:
+        """Between the repair and the reading of the book the stream moves on altogether."""
+        rig.broker.streams[BOOK].entries.clear()
+        rig.broker.streams[BOOK].entries.append(publisher.entry(publisher.book([("5", "1")], [])))
+        await publisher.publish(publisher.book([("6", "1")], []))
+        return await checkpoint(topic)
+
+    monkeypatch.setattr(rig.bus, "checkpoint", meanwhile)
+    await publisher.publish(publisher.book([("7", "1")], []))
+    await rig.settle(BOOK)
+    gaps = [one for one in rig.ledger.of(BOOK) if one["type"] == "gap"]
+    assert [(gap["cause"], gap["from"], gap["to"]) for gap in gaps] == [
+        ("bus_loss", had + 1, had + 1)
+    ]
+    assert not rig.relay._states[BOOK].valid, "nobody knows what the book is"
+
+
 GARBAGE = [
     pytest.param(b"", id="nothing"),
     pytest.param(b"short", id="half a header"),
