@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 
 import msgspec
 from msgspec.structs import force_setattr
@@ -63,8 +63,3 @@ class Sequencer:
         force_setattr(window, "seq", seq)
         force_setattr(window, "pub", now)
         return Entry(window.topic, seq, pack_header(self.epoch, seq) + _encode(window))
-
-    def stamp_all(self, events: Iterable[Event], now: int) -> list[Entry]:
-        """Stamp each, in order."""
-        stamp = self.stamp
-        return [stamp(event, now) for event in events]

@@ -17,7 +17,8 @@ def trade(topic: str = TOPIC) -> Trade:
 
 def test_positions_grow_by_one_and_start_at_the_epoch() -> None:
     sequencer = Sequencer(1_000, {})
-    entries = sequencer.stamp_all([trade(), trade(), trade("trade.a.Y"), trade()], 7)
+    events = [trade(), trade(), trade("trade.a.Y"), trade()]
+    entries = [sequencer.stamp(event, 7) for event in events]
     assert [entry.seq for entry in entries] == [1_000, 1_001, 1_000, 1_002]
     for entry in entries:
         assert unpack_header(entry.payload) == (1_000, entry.seq)
