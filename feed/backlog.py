@@ -23,7 +23,7 @@ class Item:
         at: When it came from the bus, µs.
     """
 
-    __slots__ = ("at", "body", "first", "frame", "last", "lost", "state")
+    __slots__ = ("at", "first", "frame", "last", "lost", "state")
 
     def __init__(
         self,
@@ -31,7 +31,6 @@ class Item:
         first: int,
         last: int,
         lost: int | None,
-        body: bytes,
         frame: bytes,
         at: int,
     ) -> None:
@@ -39,7 +38,6 @@ class Item:
         self.first = first
         self.last = last
         self.lost = lost
-        self.body = body
         self.frame = frame
         self.at = at
 

@@ -42,6 +42,12 @@ def frame(opcode: int, body: bytes) -> bytes:
     return _pack_64(0x80 | opcode, 127, n) + body
 
 
+def _body_of(frame: bytes) -> bytes:
+    """Return what ``frame`` made a frame of."""
+    n = frame[1]
+    return frame[2 if n < 126 else 4 if n == 126 else 10 :]
+
+
 def unframe(data: bytes) -> Iterator[tuple[int, bytes]]:
     """Take our own frames apart again, for servers that frame by themselves."""
     at = 0
@@ -62,7 +68,10 @@ class Encoding:
     Attributes:
         name: The WebSocket subprotocol.
         opcode: Of its frames, both ways.
+        joins: Bodies may share a frame, for who wants that.
     """
+
+    joins = True
 
     __slots__ = ("_array", "body", "frame", "name", "opcode")
 
@@ -100,6 +109,11 @@ class Encoding:
         make = self._piece if batch else self._frames
         cuts.append(len(bodies))
         return [make(bodies[i:j]) for i, j in zip(cuts, cuts[1:], strict=False) if i < j]
+
+    def joined(self, frames: Sequence[bytes]) -> list[bytes]:
+        """Return what frames hold as array frames of at most ``PIECE_BYTES``."""
+        # Entries wait as frames, since those are what nearly everybody wants: 0.1 µs each here.
+        return self.pieces([_body_of(frame) for frame in frames], True)
 
     def _frames(self, bodies: Sequence[bytes]) -> bytes:
         return b"".join(map(self.frame, bodies))

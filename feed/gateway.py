@@ -1,9 +1,4 @@
-"""I/O shell: what all clients of one web process share, and its clocks.
-
-Flushing waits for company only as far as it pays: after a flush that took ``t`` seconds the next
-comes no sooner than ``t`` later (at most ``patience_max_ms``). An idle server writes at once; a
-busy one joins more entries into each write, which is what a delivery costs.
-"""
+"""I/O shell: what all clients of one web process share, and its clocks."""
 
 from __future__ import annotations
 
@@ -19,6 +14,7 @@ from feed.config import Settings
 from feed.errors import CloseCode
 from feed.hub import Hub
 from feed.outbox import Outbox
+from feed.pace import SLICE, Pace
 from feed.relay import Relay, now_us
 
 log = logging.getLogger("feed.gateway")
@@ -68,9 +64,7 @@ class Gateway:
         self.said_plain = False
         self._slices: list[dict[Client, None]] = [{} for _ in range(_WHEEL)]
         self._next_slice = 0
-        self._patience_max_s = settings.patience_max_ms / 1000
-        self._patience_s = 0.0
-        self._flushed_at = 0.0
+        self._pace = Pace(settings.patience_max_ms / 1000)
         self._is_flush_due = False
         self._beat_timer: asyncio.TimerHandle | None = None
         self._tasks: list[asyncio.Task[None]] = []
@@ -126,19 +120,22 @@ class Gateway:
         if self._is_flush_due:
             return
         self._is_flush_due = True
-        wait = self._flushed_at + self._patience_s - self._loop.time()
+        wait = self._pace.wait(time.perf_counter())
         if wait <= 0:
             self._loop.call_soon(self._flush)
         else:
             self._loop.call_later(wait, self._flush)
 
     def _flush(self) -> None:
+        began = time.perf_counter()
+        self.hub.flush(now_us(), SLICE)
+        # uvloop writes when the turn ends: what that took is known in the next.
+        self._loop.call_soon(self._flushed, began, SLICE / (SLICE + self.hub.waiting))
+
+    def _flushed(self, began: float, share: float) -> None:
+        self._pace.worked(began, time.perf_counter(), share)
         self._is_flush_due = False
-        started = time.perf_counter()
-        more = self.hub.flush(now_us())
-        self._patience_s = min(time.perf_counter() - started, self._patience_max_s)
-        self._flushed_at = self._loop.time()
-        if more:
+        if self.hub.is_waiting:
             self._wake()
 
     def _wake_beats(self) -> None:

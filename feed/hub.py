@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import heapq
 import logging
+from collections import deque
 from collections.abc import Callable, Iterable
 from itertools import count
 
@@ -47,7 +48,7 @@ class Hub:
     process that falls behind conflates and keeps reading, where the bus would else have to buffer.
 
     Args:
-        wake: Called when the first outbox has something to flush.
+        wake: Called when something waits to be flushed, where nothing did.
         wake_beats: Called when the next beat may have come nearer.
 
     Attributes:
@@ -57,8 +58,9 @@ class Hub:
     def __init__(self, wake: Callable[[], None], wake_beats: Callable[[], None]) -> None:
         self._wake = wake
         self._wake_beats = wake_beats
-        self._dirty: list[Outbox] = []
-        self._is_flushing = False
+        #: Who has something to flush, in turns; of these, so many are left of this round.
+        self._dirty: deque[Outbox] = deque()
+        self._left = 0
         #: Topics with a value that ``latest`` subscribers have not been handed; when it came, µs.
         self._changed: dict[TopicState, int] = {}
         self._groups: dict[GroupKey, Group] = {}
@@ -73,7 +75,7 @@ class Hub:
         """Note that something waits in ``outbox`` (given to every Outbox)."""
         if not outbox.reported:
             outbox.reported = True
-            if not (self._dirty or self._changed or self._is_flushing):
+            if not (self._dirty or self._changed):
                 self._wake()
             self._dirty.append(outbox)
 
@@ -98,9 +100,12 @@ class Hub:
             else:
                 encoded = encoding.body(body)
             self.encodes += 1
-            item = Item(state, first, seq, lost, encoded, encoding.frame(encoded), now)
-            for outbox in members:
-                outbox.push(item)
+            item = Item(state, first, seq, lost, encoding.frame(encoded), now)
+            # The hottest lines of all; `Outbox` says why they look into it.
+            for outbox, queue in members.items():
+                if not queue:
+                    self.report(outbox)
+                queue.append(item)
         if is_due and is_value:
             if not (self._changed or self._dirty):
                 self._wake()
@@ -123,16 +128,18 @@ class Hub:
                 self.encodes += 1
                 encoding = audience.encoding
                 body = state.newest_body(encoding)
-                item = Item(state, seq, seq, 1, body, encoding.frame(body), at)
-                for outbox in audience.latest:
-                    outbox.put(state, item)
+                item = Item(state, seq, seq, 1, encoding.frame(body), at)
+                for outbox, values in audience.latest.items():
+                    if not values:
+                        self.report(outbox)
+                    values[state] = item
 
     def lose(self, state: TopicState, first: int, last: int, now: int) -> None:
         """Declare to ``all`` subscribers that this process never got these positions."""
         json = gap_json(state.name, "bus_loss", first, last, None)
         for audience in state.audiences.values():
-            body = audience.encoding.body(json)
-            item = Item(state, first, last, None, body, audience.encoding.frame(body), now)
+            encoding = audience.encoding
+            item = Item(state, first, last, None, encoding.frame(encoding.body(json)), now)
             for outbox in audience.all:
                 outbox.push(item)
 
@@ -140,12 +147,12 @@ class Hub:
         """Hand out a value that this server made itself (``seq:null``); it is not kept."""
         self._hand_out(state)
         for audience in state.audiences.values():
-            encoded = audience.encoding.body(body)
-            item = Item(state, 0, 0, 1, encoded, audience.encoding.frame(encoded), now)
+            encoding = audience.encoding
+            item = Item(state, 0, 0, 1, encoding.frame(encoding.body(body)), now)
             for outbox in audience.all:
                 outbox.push(item)
             for outbox in audience.latest:
-                outbox.put(state, item)
+                outbox.put(item)
 
     def refresh(self, state: TopicState) -> None:
         """Owe every subscriber of a book its current window (the entries did not connect)."""
@@ -159,7 +166,10 @@ class Hub:
         """Deliver entries of ``state`` from here on."""
         self._hand_out(state)  # a value that came before is not the newcomer's
         audience = state.audience(outbox.encoding)
-        (audience.latest if latest else audience.all)[outbox] = None
+        if latest:
+            audience.latest[outbox] = outbox.latest
+        else:
+            audience.all[outbox] = outbox.queue
 
     def throttle(self, outbox: Outbox, state: TopicState, hz: float, seq: int) -> None:
         """Deliver the newest value of ``state`` at most ``hz`` times a second.
@@ -189,10 +199,10 @@ class Hub:
             return
         if item is None and state.newest is not None:
             seq, body = state.newest_seq, state.newest_body(outbox.encoding)
-            item = Item(state, seq, seq, 1, body, outbox.encoding.frame(body), now)
+            item = Item(state, seq, seq, 1, outbox.encoding.frame(body), now)
         if item is not None:
             if latest:
-                outbox.put(state, item)
+                outbox.put(item)
             else:
                 outbox.push(item)
 
@@ -319,7 +329,7 @@ class Hub:
 
     def rebatch(self, outbox: Outbox, batch: bool) -> None:
         """Set the connection's ``batch`` option."""
-        outbox.batch = batch
+        outbox.batch = batch and outbox.encoding.joins
         throttled = self._throttled.get(outbox)
         if throttled is not None:
             self._leave_groups(outbox, throttled)  # nothing of the old form may follow the answer
@@ -327,19 +337,34 @@ class Hub:
 
     # Flushing.
 
-    def flush(self, now: int) -> bool:
-        """Write one piece of every outbox that has something; whether there is more to write."""
-        self._is_flushing = True
-        try:
+    @property
+    def waiting(self) -> int:
+        """How many clients have something to flush, values for ``latest`` not counted."""
+        return len(self._dirty)
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether there is anything to flush."""
+        return bool(self._dirty or self._changed)
+
+    def flush(self, now: int, most: int | None = None) -> bool:
+        """Write one piece of each outbox that has something; whether there is more to write.
+
+        Args:
+            most: Serve no more than so many; the others are next. All are served before one is
+                served again, and values for ``latest`` are handed out once a round.
+        """
+        dirty = self._dirty
+        if not self._left:
             self.hand_out()
-            dirty, self._dirty = self._dirty, []
-            more = [outbox for outbox in dirty if self._flush_one(outbox, now)]
-        finally:
-            self._is_flushing = False
-        # What was reported while writing stands behind what was left over.
-        if more:
-            self._dirty = more + self._dirty
-        return bool(self._dirty)
+            self._left = len(dirty)
+        n = self._left if most is None else min(most, self._left)
+        self._left -= n
+        for _ in range(n):
+            outbox = dirty.popleft()
+            if self._flush_one(outbox, now):
+                dirty.append(outbox)
+        return self.is_waiting
 
     def _flush_one(self, outbox: Outbox, now: int) -> bool:
         """Write one piece; whether it has more and nobody has reported it."""
@@ -352,7 +377,7 @@ class Hub:
             log.exception("a client cannot be served and is ended")
             outbox.fail()
             return False
-        if outbox.is_waiting and not (outbox.blocked or outbox.reported):
+        if outbox.has_more and not (outbox.blocked or outbox.reported):
             outbox.reported = True
             return True
         return False

@@ -12,24 +12,22 @@ class Piece:
         room: Bytes that still fit.
     """
 
-    __slots__ = ("_batch", "_bodies", "_encoding", "_frames", "_parts", "room")
+    __slots__ = ("_batch", "_encoding", "_frames", "_parts", "room")
 
     def __init__(self, encoding: Encoding, batch: bool) -> None:
         self.room = PIECE_BYTES - (16 if batch else 0)  # brackets and a longer header
         self._encoding = encoding
         self._batch = batch
         self._parts: list[bytes] = []
-        self._bodies: list[bytes] = []
         self._frames: list[bytes] = []
 
     def fits(self, n: int, floor: int = 0) -> bool:
         """Whether ``n`` more bytes leave ``floor``; the first frame always fits."""
         return self.room - n >= floor or not (self._parts or self._frames)
 
-    def add(self, body: bytes, frame: bytes) -> None:
+    def add(self, frame: bytes) -> None:
         """Add an entry, which may share a frame with others."""
         self.room -= len(frame)
-        self._bodies.append(body)
         self._frames.append(frame)
 
     def alone(self, frames: bytes) -> None:
@@ -45,6 +43,5 @@ class Piece:
 
     def _flush(self) -> None:
         if self._frames:
-            batched = self._batch
-            self._parts += self._encoding.pieces(self._bodies, True) if batched else self._frames
-            self._bodies, self._frames = [], []
+            self._parts += self._encoding.joined(self._frames) if self._batch else self._frames
+            self._frames = []

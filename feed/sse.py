@@ -26,6 +26,8 @@ def _same(json: bytes) -> bytes:
 class EventStream(Encoding):
     """Bodies as SSE events; with ``numbered``, entries carry their position as ``id:``."""
 
+    joins = False  # an event has one `id:`
+
     def __init__(self, numbered: bool) -> None:
         super().__init__("sse-numbered" if numbered else "sse", Opcode.TEXT, _same, b",".join)
         self.frame = self._numbered if numbered else self._plain

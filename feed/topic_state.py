@@ -15,6 +15,7 @@ from feed.topics import parse_topic
 from feed.window import Window
 
 if TYPE_CHECKING:
+    from feed.backlog import Item
     from feed.outbox import Outbox
 
 _GAP = b'{"type":"gap"'
@@ -80,16 +81,16 @@ class Audience:
     """Who wants a topic in one encoding. Ordered dicts: as fast to iterate as lists, O(1) to leave.
 
     Attributes:
-        all: Outboxes that get every entry.
-        latest: Outboxes that get the newest value as soon as the socket takes it.
+        all: Outboxes that get every entry, and the queue of each.
+        latest: Outboxes that get the newest value as soon as the socket takes it, and their values.
     """
 
     __slots__ = ("all", "encoding", "latest")
 
     def __init__(self, encoding: Encoding) -> None:
         self.encoding = encoding
-        self.all: dict[Outbox, None] = {}
-        self.latest: dict[Outbox, None] = {}
+        self.all: dict[Outbox, list[Item]] = {}
+        self.latest: dict[Outbox, dict[TopicState, Item]] = {}
 
 
 class TopicState:

@@ -60,7 +60,7 @@ async def test_a_stalled_client_gets_exact_gaps_and_then_the_newest(
             outboxes = [client.outbox for client in web.gateway.clients]
             (behind,) = [outbox for outbox in outboxes if outbox.blocked]
             assert behind.size <= OUTBOX and behind.dropped > 1_000
-            assert len(behind._latest) == 1
+            assert len(behind.latest) == 1
 
             resume(stalled)
             while stalled.ledger.at[TRADE] != last:

@@ -275,7 +275,7 @@ def test_an_entry_is_encoded_once_an_encoding_whatever_the_number_of_clients() -
     for _ in range(10):
         world.publish("trade.a.X")
         for client in world.clients:
-            frames.add(id(client.outbox._queue[-1].frame))
+            frames.add(id(client.outbox.queue[-1].frame))
     assert world.hub.encodes - before == 20
     assert len(frames) == 20
     world.publish("quote.a.Y")

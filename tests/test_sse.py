@@ -90,6 +90,19 @@ async def test_one_topic_is_numbered_event_by_event(web: Web) -> None:
     await until(lambda: not web.gateway.clients)
 
 
+async def test_events_are_never_joined_in_a_stream_also_where_batch_is_asked_for(web: Web) -> None:
+    publisher = web.publisher
+    await publisher.publish(publisher.trade())
+    _, _, stream = await Stream.open(web, f"topics={TRADE}&status=0&batch=1")
+    stream.ledger.at[TRADE] = None
+    await stream.type("synced")
+    await publisher.publish(*[publisher.trade() for _ in range(5)])  # one flush
+    for _ in range(5):
+        trade = await stream.type("trade")
+        assert stream.ids[-1] == f"{TRADE}@{trade['seq']}"
+    await stream.close()
+
+
 async def test_several_topics_are_numbered_by_their_heartbeats(web: Web) -> None:
     publisher = web.publisher
     await publisher.publish(publisher.quote(), publisher.trade())
