@@ -11,7 +11,7 @@ ARGS   ?=
 # when make itself is killed (setpriv is in Debian's base system; elsewhere make goes without).
 TIED = $(shell setpriv --pdeathsig TERM true 2>/dev/null && echo setpriv --pdeathsig TERM)
 
-.PHONY: help install run test lint format bench torture lock clean
+.PHONY: help install run test lint format bench bench-peers torture lock clean
 
 help:
 	@echo "make install   make .venv: everything pinned and hash-checked, then the project itself"
@@ -20,6 +20,7 @@ help:
 	@echo "make lint      ruff and mypy"
 	@echo "make format    let ruff rewrite the files"
 	@echo "make bench     fan-out and ingest benches"
+	@echo "make bench-peers  other servers for python -m bench.fanout --peers all, into build/peers"
 	@echo "make torture   kill, freeze and restart everything at random, and account for every entry"
 	@echo "make lock      renew requirements.lock from pyproject.toml (UPGRADE=1: take newer versions)"
 	@echo "make clean     remove .venv, caches and builds"
@@ -59,6 +60,13 @@ format: $(STAMP)
 bench: $(STAMP)
 	$(BIN)/python -m bench.fanout
 	$(BIN)/python -m bench.ingest
+
+# Exactly the files whose hashes are in the lock, and no scripts of theirs. The lock holds no address
+# of a registry: npm install --package-lock-only --omit-lockfile-registry-resolved renews it.
+bench-peers: $(STAMP)
+	@mkdir -p build/peers
+	@cp bench/peers/package.json bench/peers/package-lock.json build/peers/
+	@cd build/peers && npm ci --ignore-scripts --no-audit --no-fund
 
 torture: $(STAMP)
 	@exec $(BIN)/python -m tests.torture $(ARGS)

@@ -1,10 +1,15 @@
 """Fan-out: one server process on a core of its own, Valkey, the ``sim`` source and many clients.
 
     python -m bench.fanout [--rates 500,2000,5000] [--clients 1000] [--seconds 10]
+    python -m bench.fanout --peers uws,plain --rounds 3        # ours and others, in turn
 
 Open loop: the source publishes by the clock, whatever the clients do. Latency is from an entry's
 ``pub`` to the moment a client's process has it in hand. The server runs with its defaults, but for
 heartbeats, which are switched off so that what a client gets can be told from its bytes alone.
+
+With peers each load is run by every server, one after another, so that what else the machine does
+falls on all of them. A server that is seconds behind is saturated: its rate is what it can do at
+most, and nothing is waited for.
 """
 
 from __future__ import annotations
@@ -12,6 +17,7 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import statistics
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,6 +28,7 @@ from redis import Redis
 
 from bench import report
 from bench.histogram import Histogram
+from bench.peers import OURS, Peer, named
 from bench.processes import (
     BenchError,
     Child,
@@ -45,6 +52,10 @@ _QUIET_S = 0.5
 _DRAIN_S = 5.0
 _NO_HEARTBEAT_S = 86_400
 _LOOK_S = 0.05
+#: Fewer writes than so many a client's read: they are not what the server sends with.
+_COUNTED = 0.5
+#: Who is so far behind at the end of the measurement will not catch up by itself.
+_SATURATED_S = 0.5
 
 
 class Load(msgspec.Struct, frozen=True, kw_only=True):
@@ -89,15 +100,18 @@ class Row(msgspec.Struct, kw_only=True):
 
     Attributes:
         cpu_waited: Time the server could have run while others had its core.
-        writes_per_s, events_per_write: Of the server process, a second.
+        writes_per_s, events_per_write: Of the server process; None where it uses send(), which the
+            kernel does not count.
         bus_buffer_mib: What the bus had to hold for the server's reading link, at worst.
+        behind_s: How far what has been delivered lagged at the end, in time of the source.
         lost: Deliveries missing or too many, over all clients; of a client that only counts, told
-            from its bytes.
+            from its bytes. Where the server is saturated, most of them would still have come.
         slip_ms: How late the source was at worst.
         client_cpu: Of a core, everything that shares the client's cores together.
         notes: Why the figures are to be doubted.
     """
 
+    server: str
     name: str
     rate: int
     deliveries_per_s: float
@@ -105,20 +119,25 @@ class Row(msgspec.Struct, kw_only=True):
     cpu_system: float
     cpu_waited: float
     deliveries_per_cpu_s: float
-    writes_per_s: float
-    events_per_write: float
+    writes_per_s: float | None
+    events_per_write: float | None
     p50_ms: float
     p99_ms: float
     p999_ms: float
     max_ms: float
     rss_mib: float
     bus_buffer_mib: float
+    behind_s: float
     lost: int
     slip_ms: float
     client_cpu: float
     client_lag_p99_ms: float
     connects_per_s: float
     notes: list[str]
+
+    @property
+    def is_saturated(self) -> bool:
+        return self.behind_s > _SATURATED_S
 
 
 class Sent(msgspec.Struct, array_like=True, frozen=True):
@@ -146,11 +165,8 @@ class Got(msgspec.Struct, frozen=True):
     latency: dict[str, object]
 
 
-def run(load: Load, cores: Cores, server: str = "bench.server") -> Row:
+def run(load: Load, cores: Cores, server: Peer = OURS) -> Row:
     """Run one load against a server of its own.
-
-    Args:
-        server: Module of the child process that serves.
 
     Raises:
         BenchError: A process failed.
@@ -163,13 +179,16 @@ def run(load: Load, cores: Cores, server: str = "bench.server") -> Row:
         source = stack.enter_context(Child("bench.source", settings, cores.others))
         source.hear()
         serving = {"bus": valkey.url, "port": 0, "heartbeat_s": _NO_HEARTBEAT_S}
-        web = stack.enter_context(Child(server, serving, cores.server))
+        web = stack.enter_context(
+            Child(server.module, serving, cores.server, server.environment, server.program)
+        )
         port = web.hear()["port"]
         client = stack.enter_context(Child("bench.client", {}, cores.others))
         client.hear()
         subscriptions = load.subscriptions()
         connected = _connect(client, port, load, subscriptions)
-        return _measure(load, _Actors(web, client, source, valkey), subscriptions, connected)
+        actors = _Actors(web, client, source, valkey)
+        return _measure(load, server.name, actors, subscriptions, connected)
 
 
 class _Actors:
@@ -200,7 +219,11 @@ def _connect(client: Child, port: int, load: Load, subscriptions: Sequence[Seque
 
 
 def _measure(
-    load: Load, actors: _Actors, subscriptions: Sequence[Sequence[str]], connected_s: float
+    load: Load,
+    server: str,
+    actors: _Actors,
+    subscriptions: Sequence[Sequence[str]],
+    connected_s: float,
 ) -> Row:
     web, client, source = actors.web, actors.client, actors.source
     start = time.time_ns() // 1000 + round(load.warm_up_s * 1e6)
@@ -218,8 +241,12 @@ def _measure(
     sent = msgspec.convert(finished["sent"], dict[str, Sent])
     owed = [due(sent, topics) for topics in subscriptions]
     reading = load.clients - load.stalled
-    if load.mode == "all":
-        _drain(client, sum(one.bytes for one in owed[:reading]))
+    all_bytes = sum(one.bytes for one in owed[:reading])
+    arrived = (mark_1["bytes"] - mark_1["base_bytes"]) / max(1, all_bytes)
+    is_all = load.mode == "all"
+    behind_s = max(0.0, 1 - arrived) * (load.warm_up_s + load.seconds) if is_all else 0.0
+    if is_all and behind_s <= _SATURATED_S:
+        _drain(client, all_bytes)
     got = msgspec.convert(client.ask({"do": "result"}), Got)
 
     entry_bytes = sum(s.bytes for s in owed) / max(1, sum(s.entries for s in owed))
@@ -228,12 +255,13 @@ def _measure(
     used = web_1.since(web_0)
     wall = at_1 - at_0
     writes = used.writes / wall
+    is_counted = used.writes > _COUNTED * (mark_1["reads"] - mark_0["reads"])
     latency = Histogram.load(got.latency)
-    is_all = load.mode == "all"
     missing = sum(
         differences(owed[:reading], sent, subscriptions, got, entry_bytes) if is_all else ()
     )
     row = Row(
+        server=server,
         name=load.name,
         rate=load.rate,
         deliveries_per_s=deliveries,
@@ -241,14 +269,15 @@ def _measure(
         cpu_system=used.system_s / wall,
         cpu_waited=used.waited_s / wall,
         deliveries_per_cpu_s=deliveries / max(used.cpu_s / wall, 1e-9),
-        writes_per_s=writes,
-        events_per_write=deliveries / max(writes, 1e-9),
+        writes_per_s=writes if is_counted else None,
+        events_per_write=deliveries / writes if is_counted else None,
         p50_ms=latency.percentile(50) / 1000,
         p99_ms=latency.percentile(99) / 1000,
         p999_ms=latency.percentile(99.9) / 1000,
         max_ms=latency.max / 1000,
         rss_mib=rss / 2**20,
         bus_buffer_mib=buffered / 2**20,
+        behind_s=behind_s,
         lost=missing,
         slip_ms=finished["late_s"] * 1000,
         client_cpu=(others_1 - others_0) / wall,
@@ -314,7 +343,12 @@ def differences(
 
 
 def _doubts(row: Row) -> Iterator[str]:
-    """Yield what says that something else than the server was measured."""
+    """Yield what says that something else than the server was measured, or that it gave up."""
+    if row.is_saturated:
+        yield (
+            f"saturated at {report.number(row.deliveries_per_s)} deliveries/s: "
+            f"{row.behind_s:.1f} s behind at the end, latency is of what had come by then"
+        )
     if row.cpu_waited > _WAITED:
         yield f"others used the server's core: it waited {row.cpu_waited:.0%} of the time"
     if row.client_cpu > _BUSY:
@@ -325,8 +359,24 @@ def _doubts(row: Row) -> Iterator[str]:
         yield f"the source fell {row.slip_ms:.0f} ms behind its schedule"
 
 
+def compared(ours: Sequence[Row], theirs: Sequence[Row]) -> str:
+    """Return how we compare, as the medians over the rounds."""
+    pairs = list(zip(ours, theirs, strict=True))
+    work = statistics.median(a.deliveries_per_cpu_s / b.deliveries_per_cpu_s for a, b in pairs)
+    said = f"{work:.2f} times the deliveries/CPU-s of {theirs[0].server}, "
+    if any(row.is_saturated for row in (*ours, *theirs)):
+        behind = statistics.median(b.behind_s - a.behind_s for a, b in pairs)
+        return said + f"which is {behind:.1f} s further behind"
+    return said + f"{statistics.median(a.p99_ms / b.p99_ms for a, b in pairs):.2f} times its p99"
+
+
+def median(rows: Sequence[Row]) -> Row:
+    """Return the row in the middle by deliveries/CPU-s; the lower one of two."""
+    return sorted(rows, key=lambda row: row.deliveries_per_cpu_s)[(len(rows) - 1) // 2]
+
+
 COLUMNS = (
-    "load", "deliveries/s", "CPU user", "system", "waited", "deliveries/CPU-s",
+    "load", "server", "deliveries/s", "CPU user", "system", "waited", "deliveries/CPU-s",
     "writes/s", "events/write", "p50 ms", "p99", "p99.9", "RSS MiB", "bus MiB", "lost",
     "clients' CPU",
 )  # fmt: skip
@@ -337,21 +387,48 @@ def cells(row: Row) -> list[str]:
     number = report.number
     return [
         row.name,
+        row.server,
         number(row.deliveries_per_s),
         f"{row.cpu_user:.0%}",
         f"{row.cpu_system:.0%}",
         f"{row.cpu_waited:.0%}",
         number(row.deliveries_per_cpu_s),
-        number(row.writes_per_s),
-        f"{row.events_per_write:.1f}",
+        "-" if row.writes_per_s is None else number(row.writes_per_s),
+        "-" if row.events_per_write is None else f"{row.events_per_write:.1f}",
         f"{row.p50_ms:.1f}",
         f"{row.p99_ms:.1f}",
         f"{row.p999_ms:.1f}",
         f"{row.rss_mib:.0f}",
         f"{row.bus_buffer_mib:.1f}",
-        number(row.lost),
+        "saturated" if row.is_saturated else number(row.lost),
         f"{row.client_cpu:.0%}",
     ]
+
+
+def _in_turn(
+    load: Load, servers: Sequence[Peer], rounds: int, cores: Cores
+) -> dict[str, list[Row]]:
+    """Run a load with every server in turn, every other round from the other end."""
+    rows: dict[str, list[Row]] = {server.name: [] for server in servers}
+    for i in range(rounds):
+        for server in servers if i % 2 == 0 else reversed(servers):
+            report.progress(f"{load.name}, {server.name} …")
+            rows[server.name].append(run(load, cores, server))
+    return rows
+
+
+def _show(found: Sequence[Mapping[str, Sequence[Row]]]) -> None:
+    """Print the table, the remarks, and how we compare. Each load's rows come by server."""
+    shown = [median(rows) for by_server in found for rows in by_server.values()]
+    report.table(COLUMNS, [cells(row) for row in shown])
+    for row in shown:
+        for text in row.notes:
+            report.note(f"{row.name}, {row.server}: {text}")
+    for by_server in found:
+        ours = by_server[OURS.name]
+        for name, rows in by_server.items():
+            if name != OURS.name:
+                report.note(f"{ours[0].name}: {OURS.name} has {compared(ours, rows)}")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -365,6 +442,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--mode", choices=("all", "latest"), default="all")
     parser.add_argument("--stalled", type=int, default=0, help="clients that stop reading")
     parser.add_argument("--warm-up", type=float, default=2.0)
+    parser.add_argument("--peers", default="", help="other servers, by name; or all")
+    parser.add_argument("--rounds", type=int, default=1, help="the median of so many is shown")
     given = parser.parse_args(arguments)
     loads = [
         Load(
@@ -380,22 +459,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         for rate in map(int, given.rates.split(","))
     ]
-    rows: list[Row] = []
+    facts = report.machine()
     try:
+        peers = named(name for name in given.peers.split(",") if name)
+        missing = [text for peer in peers if (text := peer.missing())]
+        servers = [OURS, *(peer for peer in peers if not peer.missing())]
         cores = Cores.split()
-        facts = report.machine()
         report.heading("fan-out: server on one core, everything else on the others", facts)
         with pinned(cores.others):
-            for load in loads:
-                report.progress(f"{load.name} …")
-                rows.append(run(load, cores))
+            found = [_in_turn(load, servers, given.rounds, cores) for load in loads]
     except (BenchError, ConfigError) as e:
         print(f"bench.fanout: {e}", file=sys.stderr)
         return 2
-    report.table(COLUMNS, [cells(row) for row in rows])
-    for row in rows:
-        for text in row.notes:
-            report.note(f"{row.name}: {text}")
+    _show(found)
+    for text in missing:
+        report.note(text)
+    rows = [row for by_server in found for rows in by_server.values() for row in rows]
     report.json_line("fanout", facts, rows)
     return 0
 

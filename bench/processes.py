@@ -12,7 +12,7 @@ import resource
 import select
 import subprocess
 import sys
-from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -131,6 +131,7 @@ class Child:
     Args:
         arguments: Handed over as one JSON argument.
         environment: Added to ours.
+        program: What runs the module, where that is not our Python.
     """
 
     def __init__(
@@ -139,10 +140,11 @@ class Child:
         arguments: Mapping[str, Any],
         cores: Collection[int],
         environment: Mapping[str, str] | None = None,
+        program: Sequence[str] = (sys.executable, "-m"),
     ) -> None:
         self._module = module
         self._process = subprocess.Popen(
-            [sys.executable, "-m", module, msgspec.json.encode(arguments).decode()],
+            [*program, module, msgspec.json.encode(arguments).decode()],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             cwd=REPO,

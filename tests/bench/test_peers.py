@@ -1,0 +1,64 @@
+"""The other servers of the fan-out bench: each once, tiny, and how they are compared."""
+
+import os
+
+import msgspec
+import pytest
+
+from bench import fanout
+from bench.peers import OURS, PEERS, Peer, named
+from bench.processes import Cores, pinned
+from feed.errors import ConfigError
+
+TINY = fanout.Load(
+    rate=400, clients=12, topics=6, symbols=6, seconds=0.5, warm_up_s=0.1, decode_every=3
+)
+
+
+def row(server: str = OURS.name, **changed: object) -> fanout.Row:
+    """Return a row of which only a few fields matter."""
+    given = {"server": server, "name": "x", "notes": []} | changed
+    numbers = {name: 0 for name in fanout.Row.__struct_fields__ if name not in given}
+    return msgspec.convert(given | numbers, fanout.Row)
+
+
+@pytest.mark.redis
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="the server needs a core of its own")
+@pytest.mark.parametrize("peer", PEERS.values(), ids=PEERS.keys())
+def test_every_entry_reaches_every_client_of_a_peer(peer: Peer) -> None:
+    if missing := peer.missing():
+        pytest.skip(missing)
+    cores = Cores.split()
+    with pinned(cores.others):
+        found = fanout.run(TINY, cores, peer)
+    assert found.lost == 0
+    assert not [note for note in found.notes if "closed" in note or "order" in note]
+    assert found.server == peer.name and found.max_ms > 0
+
+
+def test_a_peer_that_is_not_installed_is_left_out_by_name() -> None:
+    peer = Peer(name="odd", module="odd", needs=("no-such-program",), install="apt install odd")
+    assert peer.missing() == "odd is left out: no-such-program is not installed (apt install odd)"
+
+
+def test_peers_are_chosen_by_name() -> None:
+    assert [peer.name for peer in named(["uws", "plain"])] == ["uws", "plain"]
+    assert named(["all"]) == list(PEERS.values())
+    with pytest.raises(ConfigError, match="'nobody'; there are plain"):
+        named(["nobody"])
+
+
+def test_servers_are_compared_round_by_round() -> None:
+    ours = [row(deliveries_per_cpu_s=n, p99_ms=30.0) for n in (400, 600, 900)]
+    theirs = [row("odd", deliveries_per_cpu_s=n, p99_ms=n / 10) for n in (200, 200, 600)]
+    assert (
+        fanout.compared(ours, theirs)
+        == "2.00 times the deliveries/CPU-s of odd, 1.50 times its p99"
+    )
+    assert fanout.median(ours) is ours[1] and fanout.median(theirs[1:]) is theirs[1]
+
+
+def test_a_saturated_server_has_no_latency_to_compare_with() -> None:
+    theirs = row("odd", deliveries_per_cpu_s=100, p99_ms=0.0, behind_s=4.0)
+    said = fanout.compared([row(deliveries_per_cpu_s=700, behind_s=0.1)], [theirs])
+    assert said == "7.00 times the deliveries/CPU-s of odd, which is 3.9 s further behind"
