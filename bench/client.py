@@ -11,22 +11,23 @@ import asyncio
 import resource
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import cast
 
 import msgspec
 import uvloop
 
+from bench.dialects import DIALECTS, Dialect, Unframed, frames
 from bench.histogram import Histogram
 from bench.processes import Message, answer, say
-from feed.encoding import Opcode, frame
 
 _AT_ONCE = 50
 _LAG_EVERY_S = 0.01
 _REQUEST = (
-    "GET /v1/ws HTTP/1.1\r\nHost: {}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-    "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+    "GET {} HTTP/1.1\r\nHost: {}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Version: 13\r\n{}\r\n"
 )
+_PATH = "/v1/ws"
 
 
 class _Said(msgspec.Struct):
@@ -38,30 +39,7 @@ class _Said(msgspec.Struct):
     pub: int = 0
 
 
-_decode = msgspec.json.Decoder(_Said).decode
-
-
-def masked(text: str) -> bytes:
-    """Return a client's text frame, with the one mask that changes nothing."""
-    plain = frame(Opcode.TEXT, text.encode())
-    head = 2 if plain[1] < 126 else 4 if plain[1] == 126 else 10
-    return bytes((plain[0], plain[1] | 0x80)) + plain[2:head] + bytes(4) + plain[head:]
-
-
-def frames(data: bytes) -> Iterator[tuple[bytes, int]]:
-    """Yield each whole frame's payload and the offset after it."""
-    at, end = 0, len(data)
-    while end - at >= 2:
-        n, head = data[at + 1], 2
-        if n >= 126:
-            head = 4 if n == 126 else 10
-            if end - at < head:
-                return
-            n = int.from_bytes(data[at + 2 : at + head], "big")
-        if end - at < head + n:
-            return
-        at += head + n
-        yield data[at - n : at], at
+_decode = msgspec.json.Decoder(_Said | list[_Said]).decode
 
 
 class Counting(asyncio.Protocol):
@@ -85,8 +63,14 @@ class Counting(asyncio.Protocol):
         self.lost = str(exc or "closed by the server")
 
 
+Entries = Callable[[bytes], Iterator[tuple[bytes, int]]]
+
+
 class Decoding(Counting):
     """A client that looks at everything.
+
+    Args:
+        entries: Finds the JSON in what comes: an entry, or an array of them.
 
     Attributes:
         counts: Topic -> entries received.
@@ -94,8 +78,9 @@ class Decoding(Counting):
         latency: From ``pub`` to here, µs, of entries published within ``window`` (µs).
     """
 
-    def __init__(self) -> None:
+    def __init__(self, entries: Entries = frames) -> None:
         super().__init__()
+        self._entries = entries
         self.window = (0, 0)
         self.counts: dict[str, int] = {}
         self.disorder = 0
@@ -107,26 +92,47 @@ class Decoding(Counting):
         now = time.time_ns() // 1000
         super().data_received(data)
         data = self._rest + data
-        whole = list(frames(data))
-        for payload, _ in whole:
-            said = _decode(payload)
-            if said.seq is None or said.type in ("snapshot", "status"):
-                continue
-            self.counts[said.topic] = self.counts.get(said.topic, 0) + 1
-            last = self._last.get(said.topic)
-            self._last[said.topic] = said.seq
-            if last is not None and said.seq != last + 1:
-                self.disorder += 1
-            if self.window[0] <= said.pub < self.window[1]:
-                self.latency.add(now - said.pub)
-        self._rest = data[whole[-1][1] :] if whole else data
+        at = 0
+        for payload, end in self._entries(data):
+            at = end
+            said: _Said | list[_Said] = _decode(payload)
+            for one in said if isinstance(said, list) else (said,):
+                if one.seq is not None and one.type not in ("snapshot", "status"):
+                    self._take(one, now)
+        self._rest = data[at:]
+
+    def _take(self, said: _Said, now: int) -> None:
+        assert said.seq is not None
+        self.counts[said.topic] = self.counts.get(said.topic, 0) + 1
+        last = self._last.get(said.topic)
+        self._last[said.topic] = said.seq
+        if last is not None and said.seq != last + 1:
+            self.disorder += 1
+        if self.window[0] <= said.pub < self.window[1]:
+            self.latency.add(now - said.pub)
+
+
+class Unframing(asyncio.Protocol):
+    """Gives a client what is inside of frames."""
+
+    def __init__(self, client: Counting) -> None:
+        self._client = client
+        self._frames = Unframed()
+
+    def data_received(self, data: bytes) -> None:
+        self._client.data_received(self._frames.take(data))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._client.connection_lost(exc)
 
 
 class Joining(asyncio.Protocol):
-    """Connects, subscribes, and hands the socket to ``then`` once it has been told ``synced``."""
+    """Connects, subscribes, and hands the socket to ``then`` once it has been given everything."""
 
-    def __init__(self, command: str | None, then: Counting) -> None:
+    def __init__(self, dialect: Dialect, path: str, command: str | None, then: Counting) -> None:
         self.joined: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._dialect = dialect
+        self._path = path
         self._command = command
         self._then = then
         self._data = b""
@@ -135,7 +141,9 @@ class Joining(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)  # uvloop's is a class of its own
         host = "{}:{}".format(*transport.get_extra_info("peername")[:2])
-        self._transport.write(_REQUEST.format(host).encode())
+        wanted = self._dialect.subprotocol
+        header = f"Sec-WebSocket-Protocol: {wanted}\r\n" if wanted else ""
+        self._transport.write(_REQUEST.format(self._path, host, header).encode())
 
     def data_received(self, data: bytes) -> None:
         self._data += data
@@ -148,22 +156,26 @@ class Joining(asyncio.Protocol):
                 return
             self._data, self._is_open = rest, True
             if self._command is not None:
-                self._transport.write(masked(self._command))
+                self._transport.write(self._dialect.join(self._command))
         at = 0
         for payload, at in frames(self._data):
-            said = _decode(payload).type
-            if said == "synced" or (said == "welcome" and self._command is None):
-                self._transport.set_protocol(self._then)
-                self._then.transport = self._transport
-                if rest := self._data[at:]:
-                    self._then.data_received(rest)
-                if not self.joined.done():
-                    self.joined.set_result(None)
-                return
-            if said == "error":
-                self._fail(payload.decode())
+            try:
+                if self._dialect.is_joined(payload, asked=self._command is not None):
+                    self._hand_over(self._data[at:])
+                    return
+            except ConnectionError as e:
+                self._fail(str(e))
                 return
         self._data = self._data[at:]
+
+    def _hand_over(self, rest: bytes) -> None:
+        self._then.transport = self._transport
+        protocol = Unframing(self._then) if self._dialect.is_cut else self._then
+        self._transport.set_protocol(protocol)
+        if rest:
+            protocol.data_received(rest)
+        if not self.joined.done():
+            self.joined.set_result(None)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._fail(str(exc or "closed by the server"))
@@ -186,18 +198,23 @@ class Fleet:
     async def connect(self, message: Message) -> Message:
         """Connect one client a command (None: it subscribes to nothing).
 
-        ``decode_every``: each so many-th client decodes.
+        ``decode_every``: each so many-th client decodes. ``dialect`` and ``path`` are ours unless
+        given.
         """
         started = time.perf_counter()
         slots = asyncio.Semaphore(_AT_ONCE)
         loop = asyncio.get_running_loop()
         every = message.get("decode_every", 0)
+        dialect = DIALECTS[message.get("dialect", "json")]
+        path = message.get("path", _PATH)
 
         async def one(i: int, command: str | None) -> Counting:
-            client = Decoding() if every and i % every == 0 else Counting()
+            client = Decoding(dialect.entries) if every and i % every == 0 else Counting()
             async with slots:
                 _, joining = await loop.create_connection(
-                    lambda: Joining(command, client), "127.0.0.1", message["port"]
+                    lambda: Joining(dialect, path, command, client),
+                    "127.0.0.1",
+                    message["port"],
                 )
                 await joining.joined
             return client

@@ -12,7 +12,7 @@ from typing import cast
 import msgspec
 import uvloop
 
-from bench.client import frames, masked
+from bench.dialects import frames, masked
 from bench.histogram import Histogram
 from bench.processes import Message, answer, say
 

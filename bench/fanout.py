@@ -2,6 +2,7 @@
 
     python -m bench.fanout [--rates 500,2000,5000] [--clients 1000] [--seconds 10]
     python -m bench.fanout --peers uws,plain --rounds 3        # ours and others, in turn
+    python -m bench.fanout --suite [hot,crowd]                 # the loads that have names
 
 Open loop: the source publishes by the clock, whatever the clients do. Latency is from an entry's
 ``pub`` to the moment a client's process has it in hand. The server runs with its defaults, but for
@@ -16,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import random
 import statistics
 import sys
@@ -24,9 +26,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 
 import msgspec
+from msgspec.structs import replace
 from redis import Redis
 
 from bench import report
+from bench.dialects import DIALECTS, Dialect
 from bench.histogram import Histogram
 from bench.peers import OURS, Peer, named
 from bench.processes import (
@@ -48,10 +52,13 @@ _BUSY = 0.9
 _WAITED = 0.05
 _LAG_LIMIT_US = 50_000
 _SLIP_LIMIT_S = 0.05
+_CONNECT_S = 120.0
 _QUIET_S = 0.5
 _DRAIN_S = 5.0
 _NO_HEARTBEAT_S = 86_400
 _LOOK_S = 0.05
+#: A comma instead of a frame's header, an entry.
+_BATCH_SAVES = 3
 #: Fewer writes than so many a client's read: they are not what the server sends with.
 _COUNTED = 0.5
 #: Who is so far behind at the end of the measurement will not catch up by itself.
@@ -64,11 +71,14 @@ class Load(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         rate: Events a second, over all topics.
         clients, topics: How many clients, and how many random topics each is subscribed to.
-        symbols: The source has two topics (trade and quote) of each.
+        symbols, kinds: The source has a topic of each kind of each symbol.
         seconds, warm_up_s: How long is measured, and published before that.
         decode_every: Each so many-th client decodes what it gets.
         stalled: So many clients read nothing meanwhile; they count in no figure but memory.
         mode: ``all``, or ``latest``: then of quotes alone, and nothing counts as lost.
+        max_hz: In ``latest``: how often a topic's value may come.
+        batch: Entries may share a frame.
+        is_same: Everybody has the same topics.
     """
 
     rate: int
@@ -80,19 +90,55 @@ class Load(msgspec.Struct, frozen=True, kw_only=True):
     decode_every: int = 100
     stalled: int = 0
     mode: str = "all"
+    kinds: tuple[str, ...] = ("trade", "quote")
+    max_hz: float | None = None
+    batch: bool = False
+    is_same: bool = False
 
     @property
     def name(self) -> str:
-        what = f"{self.clients:,} x {self.topics} of {2 * self.symbols}, {self.rate:,}/s"
+        of = len(self.kinds) * self.symbols
+        what = f"{self.clients:,} x {self.topics} of {of}, {self.rate:,}/s"
         if self.mode != "all":
             what += f", {self.mode}"
+        if self.max_hz is not None:
+            what += f" at {self.max_hz:g} Hz"
+        if self.batch:
+            what += ", batch"
+        if self.is_same:
+            what += ", same topics"
         return f"{what}, {self.stalled} stalled" if self.stalled else what
+
+    @property
+    def path(self) -> str:
+        return "/v1/ws?batch=1" if self.batch else "/v1/ws"
 
     def subscriptions(self) -> list[list[str]]:
         """Return each client's topics; the same in every run."""
-        kinds = ("trade", "quote") if self.mode == "all" else ("quote",)
+        kinds = [kind for kind in self.kinds if self.mode == "all" or kind == "quote"]
         carried = [f"{kind}.sim.SIM{i:03d}-USD" for i in range(self.symbols) for kind in kinds]
-        return [random.Random(i).sample(carried, self.topics) for i in range(self.clients)]
+        seeds = [0] * self.clients if self.is_same else range(self.clients)
+        return [random.Random(seed).sample(carried, self.topics) for seed in seeds]
+
+    def command(self, topics: Sequence[str]) -> str:
+        """Return what subscribes a client."""
+        options = {} if self.max_hz is None else {"max_hz": self.max_hz}
+        return json.dumps({"op": "subscribe", "topics": topics, "mode": self.mode, **options})
+
+
+_DASHBOARDS = Load(
+    rate=20_000, clients=5_000, topics=50, symbols=200, kinds=("quote",),
+    mode="latest", max_hz=4, batch=True,
+)  # fmt: skip
+#: Loads by name. "cost" is the same number of deliveries to few and to many.
+SUITE = {
+    "rates": [Load(rate=rate) for rate in (500, 2_000, 5_000, 10_000)],
+    "hot": [Load(rate=500, topics=1, symbols=1, kinds=("trade",))],
+    "lone": [Load(rate=50)],
+    "cost": [Load(rate=2_000, clients=100, decode_every=10), Load(rate=20, clients=10_000)],
+    "latest": [replace(_DASHBOARDS, is_same=True), _DASHBOARDS],
+    "stalled": [Load(rate=5_000, stalled=n) for n in (0, 10, 100)],
+}
 
 
 class Row(msgspec.Struct, kw_only=True):
@@ -103,7 +149,8 @@ class Row(msgspec.Struct, kw_only=True):
         writes_per_s, events_per_write: Of the server process; None where it uses send(), which the
             kernel does not count.
         bus_buffer_mib: What the bus had to hold for the server's reading link, at worst.
-        behind_s: How far what has been delivered lagged at the end, in time of the source.
+        behind_s: How far what has been delivered lagged at the end, in time of the source; in
+            ``latest`` how old the values were, beyond the time that ``max_hz`` may hold them.
         lost: Deliveries missing or too many, over all clients; of a client that only counts, told
             from its bytes. Where the server is saturated, most of them would still have come.
         slip_ms: How late the source was at worst.
@@ -141,10 +188,16 @@ class Row(msgspec.Struct, kw_only=True):
 
 
 class Sent(msgspec.Struct, array_like=True, frozen=True):
-    """What was published to one topic: entries, and the bytes of their frames."""
+    """What was published to one topic: entries, and the bytes they cost a client."""
 
     entries: int = 0
     bytes: int = 0
+
+    @classmethod
+    def make(cls, dialect: Dialect, topic: str, lengths: Mapping[int, int]) -> Sent:
+        """Return what so many entries (bytes of JSON -> how many) come to."""
+        cost = sum(n * dialect.size(topic, length) for length, n in lengths.items())
+        return cls(sum(lengths.values()), cost)
 
 
 class Got(msgspec.Struct, frozen=True):
@@ -175,7 +228,8 @@ def run(load: Load, cores: Cores, server: Peer = OURS) -> Row:
     with ExitStack() as stack:
         valkey = stack.enter_context(EmbeddedServer())
         pin(valkey.process.pid, cores.others)
-        settings = {"bus": valkey.url, "sim_symbols": load.symbols, "sim_kinds": "trade,quote"}
+        kinds = ",".join(load.kinds)
+        settings = {"bus": valkey.url, "sim_symbols": load.symbols, "sim_kinds": kinds}
         source = stack.enter_context(Child("bench.source", settings, cores.others))
         source.hear()
         serving = {"bus": valkey.url, "port": 0, "heartbeat_s": _NO_HEARTBEAT_S}
@@ -186,9 +240,13 @@ def run(load: Load, cores: Cores, server: Peer = OURS) -> Row:
         client = stack.enter_context(Child("bench.client", {}, cores.others))
         client.hear()
         subscriptions = load.subscriptions()
-        connected = _connect(client, port, load, subscriptions)
+        message = {"do": "connect", "port": port, "path": load.path, "dialect": server.dialect}
+        message["commands"] = [load.command(topics) for topics in subscriptions]
+        message["decode_every"] = load.decode_every
+        connected = client.ask(message, timeout_s=_CONNECT_S)["seconds"]
+        time.sleep(_QUIET_S)
         actors = _Actors(web, client, source, valkey)
-        return _measure(load, server.name, actors, subscriptions, connected)
+        return _measure(load, server, actors, subscriptions, connected)
 
 
 class _Actors:
@@ -206,21 +264,9 @@ class _Actors:
         return cost(self.web.pid), sum(cost(pid).cpu_s for pid in self._pids)
 
 
-def _connect(client: Child, port: int, load: Load, subscriptions: Sequence[Sequence[str]]) -> float:
-    """Connect and subscribe everybody; return how long that took."""
-    commands = [
-        json.dumps({"op": "subscribe", "topics": topics, "mode": load.mode})
-        for topics in subscriptions
-    ]
-    message = {"do": "connect", "port": port, "commands": commands}
-    answer = client.ask({**message, "decode_every": load.decode_every}, timeout_s=120)
-    time.sleep(_QUIET_S)
-    return float(answer["seconds"])
-
-
 def _measure(
     load: Load,
-    server: str,
+    server: Peer,
     actors: _Actors,
     subscriptions: Sequence[Sequence[str]],
     connected_s: float,
@@ -238,30 +284,36 @@ def _measure(
     rss = rss_bytes(web.pid)
     client.ask({"do": "stall", "clients": load.stalled, "reads_on": True})
     finished = source.ask({"do": "finish"}, timeout_s=load.seconds + 30)
-    sent = msgspec.convert(finished["sent"], dict[str, Sent])
+    lengths = msgspec.convert(finished["sent"], dict[str, dict[int, int]], str_keys=True)
+    dialect = DIALECTS[server.dialect]
+    sent = {topic: Sent.make(dialect, topic, of) for topic, of in lengths.items()}
     owed = [due(sent, topics) for topics in subscriptions]
     reading = load.clients - load.stalled
     all_bytes = sum(one.bytes for one in owed[:reading])
     arrived = (mark_1["bytes"] - mark_1["base_bytes"]) / max(1, all_bytes)
     is_all = load.mode == "all"
-    behind_s = max(0.0, 1 - arrived) * (load.warm_up_s + load.seconds) if is_all else 0.0
+    behind_s = max(0.0, 1 - arrived) * (load.warm_up_s + load.seconds)
     if is_all and behind_s <= _SATURATED_S:
         _drain(client, all_bytes)
     got = msgspec.convert(client.ask({"do": "result"}), Got)
+    latency = Histogram.load(got.latency)
+    if not is_all:
+        behind_s = max(0.0, latency.percentile(50) / 1e6 - 1 / (load.max_hz or math.inf))
 
     entry_bytes = sum(s.bytes for s in owed) / max(1, sum(s.entries for s in owed))
+    if load.batch:
+        entry_bytes -= _BATCH_SAVES
     seconds = mark_1["at"] - mark_0["at"]
     deliveries = (mark_1["bytes"] - mark_0["bytes"]) / entry_bytes / seconds
     used = web_1.since(web_0)
     wall = at_1 - at_0
     writes = used.writes / wall
     is_counted = used.writes > _COUNTED * (mark_1["reads"] - mark_0["reads"])
-    latency = Histogram.load(got.latency)
     missing = sum(
         differences(owed[:reading], sent, subscriptions, got, entry_bytes) if is_all else ()
     )
     row = Row(
-        server=server,
+        server=server.name,
         name=load.name,
         rate=load.rate,
         deliveries_per_s=deliveries,
@@ -431,6 +483,35 @@ def _show(found: Sequence[Mapping[str, Sequence[Row]]]) -> None:
                 report.note(f"{ours[0].name}: {OURS.name} has {compared(ours, rows)}")
 
 
+def _loads(given: argparse.Namespace) -> list[Load]:
+    load = Load(
+        rate=0,
+        clients=given.clients,
+        topics=given.topics,
+        symbols=given.symbols,
+        seconds=given.seconds,
+        warm_up_s=given.warm_up,
+        decode_every=max(1, min(100, given.clients // 10)),
+        stalled=given.stalled,
+        mode=given.mode,
+    )
+    return [replace(load, rate=int(rate)) for rate in given.rates.split(",")]
+
+
+def _named_loads(names: str, seconds: float) -> list[Load]:
+    """Return the loads of the suite with these names.
+
+    Raises:
+        ConfigError: There is none of such a name.
+    """
+    loads: list[Load] = []
+    for name in names.split(","):
+        if name not in SUITE:
+            raise ConfigError(f"no load is called {name!r}; there are {', '.join(SUITE)}")
+        loads += [replace(load, seconds=seconds) for load in SUITE[name]]
+    return loads
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the rows; 2 where the machine cannot."""
     parser = argparse.ArgumentParser("bench.fanout", description=(__doc__ or "").partition("\n")[0])
@@ -442,25 +523,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--mode", choices=("all", "latest"), default="all")
     parser.add_argument("--stalled", type=int, default=0, help="clients that stop reading")
     parser.add_argument("--warm-up", type=float, default=2.0)
+    parser.add_argument(
+        "--suite", nargs="?", const=",".join(SUITE), help="named loads instead: all, or these"
+    )
     parser.add_argument("--peers", default="", help="other servers, by name; or all")
     parser.add_argument("--rounds", type=int, default=1, help="the median of so many is shown")
     given = parser.parse_args(arguments)
-    loads = [
-        Load(
-            rate=rate,
-            clients=given.clients,
-            topics=given.topics,
-            symbols=given.symbols,
-            seconds=given.seconds,
-            warm_up_s=given.warm_up,
-            decode_every=max(1, min(100, given.clients // 10)),
-            stalled=given.stalled,
-            mode=given.mode,
-        )
-        for rate in map(int, given.rates.split(","))
-    ]
     facts = report.machine()
     try:
+        loads = _named_loads(given.suite, given.seconds) if given.suite else _loads(given)
         peers = named(name for name in given.peers.split(",") if name)
         missing = [text for peer in peers if (text := peer.missing())]
         servers = [OURS, *(peer for peer in peers if not peer.missing())]

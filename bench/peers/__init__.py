@@ -29,6 +29,7 @@ class Peer(msgspec.Struct, frozen=True, kw_only=True):
         needs: What must be there: a file, or a program on the PATH.
         install: What brings that.
         environment: Of its process.
+        dialect: How its clients speak to it, see ``bench.dialects``.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Peer(msgspec.Struct, frozen=True, kw_only=True):
     needs: Sequence[str | Path] = ()
     install: str = "make bench-peers"
     environment: Mapping[str, str] = {}
+    dialect: str = "json"
 
     def missing(self) -> str | None:
         """Say why it cannot be measured here, if so."""

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from bench import fanout
-from bench.client import frames, masked
+from bench.dialects import frames, masked
 
 
 def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, object]:

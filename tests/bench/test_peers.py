@@ -4,6 +4,7 @@ import os
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 
 from bench import fanout
 from bench.peers import OURS, PEERS, Peer, named
@@ -46,6 +47,28 @@ def test_peers_are_chosen_by_name() -> None:
     assert named(["all"]) == list(PEERS.values())
     with pytest.raises(ConfigError, match="'nobody'; there are plain"):
         named(["nobody"])
+
+
+def test_a_load_is_asked_for_as_it_is_named() -> None:
+    same, other = fanout.SUITE["latest"]
+    assert same.name == "5,000 x 50 of 200, 20,000/s, latest at 4 Hz, batch, same topics"
+    assert same.path == "/v1/ws?batch=1" and TINY.path == "/v1/ws"
+    topics = same.subscriptions()
+    assert topics[0] == topics[1] != other.subscriptions()[1]
+    assert all(topic.startswith("quote.") for topic in topics[0])
+    command = msgspec.json.decode(same.command(["quote.sim.SIM000-USD"]))
+    assert (command["mode"], command["max_hz"]) == ("latest", 4)
+    assert "max_hz" not in TINY.command([])
+
+
+@pytest.mark.redis
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="the server needs a core of its own")
+def test_arrays_of_entries_are_looked_into() -> None:
+    load = replace(TINY, mode="latest", max_hz=10, batch=True, is_same=True)
+    cores = Cores.split()
+    with pinned(cores.others):
+        found = fanout.run(load, cores)
+    assert found.deliveries_per_s > 0 and found.max_ms > 0
 
 
 def test_servers_are_compared_round_by_round() -> None:
