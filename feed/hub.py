@@ -102,9 +102,9 @@ class Hub:
             self.encodes += 1
             item = Item(state, first, seq, lost, encoding.frame(encoded), now)
             # The hottest lines of all; `Outbox` says why they look into it.
-            for outbox, queue in members.items():
+            for queue in members.values():
                 if not queue:
-                    self.report(outbox)
+                    self.report(queue.outbox)
                 queue.append(item)
         if is_due and is_value:
             if not (self._changed or self._dirty):

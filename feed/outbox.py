@@ -31,6 +31,19 @@ def _key(owed: Snapshot | bytes) -> object:
 _SHARE_BYTES = 16_384
 
 
+class Queue(list[Item]):
+    """What came for one client since its last flush.
+
+    It knows whose it is, so that who appends need not touch that where it is not empty.
+    """
+
+    __slots__ = ("outbox",)
+
+    def __init__(self, outbox: Outbox) -> None:
+        super().__init__()
+        self.outbox = outbox
+
+
 class Outbox:
     """One client's queue; ``write`` hands bytes to its socket, ``fail`` ends it at once.
 
@@ -92,7 +105,7 @@ class Outbox:
         self._dropped = 0
         self.control_bytes = 0
         self._report = report
-        self.queue: list[Item] = []
+        self.queue = Queue(self)
         self.latest: dict[TopicState, Item] = {}
         self.has_more = False
         self._control: deque[bytes] | None = None

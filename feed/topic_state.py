@@ -16,7 +16,7 @@ from feed.window import Window
 
 if TYPE_CHECKING:
     from feed.backlog import Item
-    from feed.outbox import Outbox
+    from feed.outbox import Outbox, Queue
 
 _GAP = b'{"type":"gap"'
 _SHARED_US = 50_000  # rendered snapshots are shared for so long: their age_ms may be off by it
@@ -89,7 +89,7 @@ class Audience:
 
     def __init__(self, encoding: Encoding) -> None:
         self.encoding = encoding
-        self.all: dict[Outbox, list[Item]] = {}
+        self.all: dict[Outbox, Queue] = {}
         self.latest: dict[Outbox, dict[TopicState, Item]] = {}
 
 
