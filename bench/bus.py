@@ -13,21 +13,27 @@ import argparse
 import asyncio
 import multiprocessing
 import time
+from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import Any
 
 import uvloop
 
+from bench.processes import BenchError
 from bench.report import heading, json_line, machine, number, table
-from feed.bus.base import Entry, Retention
+from feed.bus.base import Entry, Retention, Sink
 from feed.bus.embedded import EmbeddedServer
 from feed.bus.keys import channel
+from feed.bus.memory import MemoryBroker, MemoryBus
 from feed.bus.redis import RedisBus
 from feed.bus.resp import Subscriber, pack
+from feed.hub import Hub
 from feed.models import Trade
+from feed.relay import Relay
 from feed.sequencer import Sequencer
 
 TOPICS = [f"trade.bench.S{number:03}-USD" for number in range(100)]
+_KEPT = 100  # entries a ring keeps
 CHUNK = 65_536  # what a busy socket gives at once
 
 
@@ -99,10 +105,7 @@ async def read(url: str, events: int) -> dict[str, Any]:
 
 
 async def read_canned(events: int) -> dict[str, Any]:
-    stream = b"".join(
-        pack(("message", channel(entry.topic), entry.payload)) for entry in make_entries(events)
-    )
-    chunks = [stream[begin : begin + CHUNK] for begin in range(0, len(stream), CHUNK)]
+    chunks = _canned(make_entries(events))
     got: list[bytes] = []
 
     def sink(payload: bytes) -> None:
@@ -120,6 +123,52 @@ async def read_canned(events: int) -> dict[str, Any]:
     return row("read canned bytes", events, time.process_time() - cpu, time.perf_counter() - wall)
 
 
+class _Caught(MemoryBus):
+    """Keeps the sinks, so that canned bytes can be read into them."""
+
+    def __init__(self) -> None:
+        super().__init__(MemoryBroker(), Retention())
+        self.sinks: dict[bytes, Sink] = {}
+
+    async def subscribe(self, topic: str, sink: Sink) -> None:
+        self.sinks[channel(topic).encode()] = sink
+        await super().subscribe(topic, sink)
+
+
+async def read_into_rings(events: int) -> dict[str, Any]:
+    """As the web process reads: checked, in order, kept for who comes back; nobody subscribed."""
+    bus = _Caught()
+    await bus.start()
+    full = len(TOPICS) * (1 + 2 * _KEPT)  # so many, and the rings are full
+    entries = make_entries(full + events)
+    await bus.publish(entries[: len(TOPICS)])  # they tell where the topics stand
+    hub = Hub(lambda: None, lambda: None)
+    relay = Relay(bus, hub, 60, Retention(trade=_KEPT))
+    await relay.start()
+    states = [relay.state(topic) for topic in TOPICS]
+    async with asyncio.timeout(10):
+        while not all(map(relay.is_live, states)):  # noqa: ASYNC110  # nothing tells of all
+            await asyncio.sleep(0.01)
+    warm_up, chunks = _canned(entries[len(TOPICS) : full]), _canned(entries[full:])
+    subscriber = Subscriber(bus.sinks, lambda channel, payload: None, lambda payload: None)
+    for chunk in warm_up:
+        subscriber.data_received(chunk)
+    wall, cpu = time.perf_counter(), time.process_time()
+    for chunk in chunks:
+        subscriber.data_received(chunk)
+    cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
+    if hub.entries != len(entries):
+        raise BenchError(f"{hub.entries} entries of {len(entries)} came through")
+    await relay.close()
+    await bus.close()
+    return row("read canned bytes, checked, into the rings", events, cpu, wall)
+
+
+def _canned(entries: Sequence[Entry]) -> list[bytes]:
+    stream = b"".join(pack(("message", channel(entry.topic), entry.payload)) for entry in entries)
+    return [stream[begin : begin + CHUNK] for begin in range(0, len(stream), CHUNK)]
+
+
 def row(what: str, events: int, cpu_s: float, wall_s: float) -> dict[str, Any]:
     return {
         "what": what,
@@ -132,7 +181,12 @@ def row(what: str, events: int, cpu_s: float, wall_s: float) -> dict[str, Any]:
 async def measure(url: str, events: int) -> list[dict[str, Any]]:
     rows = [await publish(url, max(events // 10, batch), batch) for batch in (1, 10)]
     rows += [await publish(url, events, batch) for batch in (100, 1_000)]
-    return [*rows, await read(url, events), await read_canned(events)]
+    return [
+        *rows,
+        await read(url, events),
+        await read_canned(events),
+        await read_into_rings(events),
+    ]
 
 
 def main() -> None:

@@ -64,7 +64,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     stuck_after_s: PositiveFloat = 30.0
     drain_s: Annotated[float, Meta(ge=0)] = 10.0
     linger_s: PositiveFloat = 30.0
-    patience_max_ms: Annotated[float, Meta(ge=0)] = 10.0
+    patience_max_ms: Annotated[float, Meta(ge=0)] = 20.0
     allowed_origins: tuple[str, ...] = ()
     retention_trade: Positive = 5_000
     retention_liquidation: Positive = 1_000

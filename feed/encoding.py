@@ -7,6 +7,7 @@ header, made once and shared by every connection of the encoding.
 from __future__ import annotations
 
 import json as stdlib_json
+import math
 import struct
 from collections.abc import Callable, Iterator, Sequence
 from enum import IntEnum
@@ -127,20 +128,25 @@ def _same(json: bytes) -> bytes:
 
 
 def _msgpack(json: bytes) -> bytes:
-    """Write a JSON object as msgpack, field for field.
-
-    Raises:
-        ValueError: Not JSON.
-    """
+    """Write a JSON object as msgpack, field for field."""
     try:
         return _encode_msgpack(_decode_json(json))
-    except OverflowError:  # an integer beyond 64 bits, from somebody else's publisher
-        return _encode_msgpack(stdlib_json.loads(json, parse_int=_int_or_text))
+    except (OverflowError, msgspec.ValidationError):
+        # A number beyond 64 bits, from somebody else's publisher: its digits are all there is.
+        value = stdlib_json.loads(json, parse_int=_int_or_text, parse_float=_float_or_text)
+        return _encode_msgpack(value)
 
 
 def _int_or_text(digits: str) -> int | str:
+    if len(digits) > 20:
+        return digits
     value = int(digits)
     return value if -(1 << 63) <= value < 1 << 64 else digits
+
+
+def _float_or_text(digits: str) -> float | str:
+    value = float(digits)
+    return value if math.isfinite(value) else digits
 
 
 def _json_array(bodies: Sequence[bytes]) -> bytes:

@@ -21,6 +21,7 @@ log = logging.getLogger("feed.gateway")
 
 _WHEEL = 50  # heartbeats are spread over so many slices of their period
 _SWEEP_S = 1.0
+_TOGETHER_S = 0.001  # a timer's grain: who is due so soon is served now
 
 
 class Client(Protocol):
@@ -117,26 +118,24 @@ class Gateway:
     # Clocks.
 
     def _wake(self) -> None:
-        if self._is_flush_due:
-            return
-        self._is_flush_due = True
-        wait = self._pace.wait(time.perf_counter())
-        if wait <= 0:
+        if not self._is_flush_due:
+            self._is_flush_due = True
+            self._loop.call_soon(self._flush)
+
+    def _flush(self) -> None:
+        """Serve those who have waited long enough, and come back for the others."""
+        began = time.monotonic()
+        due = began - self._pace.patience_s + _TOGETHER_S
+        self.hub.flush(now_us(), due, SLICE)
+        ended = time.monotonic()
+        self._pace.flushed(began, ended)
+        since = self.hub.waits_since()
+        if since is None:
+            self._is_flush_due = False
+        elif (wait := since + self._pace.patience_s - ended) <= 0:
             self._loop.call_soon(self._flush)
         else:
             self._loop.call_later(wait, self._flush)
-
-    def _flush(self) -> None:
-        began = time.perf_counter()
-        self.hub.flush(now_us(), SLICE)
-        # uvloop writes when the turn ends: what that took is known in the next.
-        self._loop.call_soon(self._flushed, began, SLICE / (SLICE + self.hub.waiting))
-
-    def _flushed(self, began: float, share: float) -> None:
-        self._pace.worked(began, time.perf_counter(), share)
-        self._is_flush_due = False
-        if self.hub.is_waiting:
-            self._wake()
 
     def _wake_beats(self) -> None:
         due = self.hub.next_beat()

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import heapq
 import logging
+import math
 from collections import deque
 from collections.abc import Callable, Iterable
 from itertools import count
+from time import monotonic
 
 from feed.backlog import Item
 from feed.outbox import Outbox
@@ -50,17 +52,24 @@ class Hub:
     Args:
         wake: Called when something waits to be flushed, where nothing did.
         wake_beats: Called when the next beat may have come nearer.
+        clock: Seconds that only grow; tells who has waited longest.
 
     Attributes:
         entries, encodes: How many entries were published, and bodies made for them.
     """
 
-    def __init__(self, wake: Callable[[], None], wake_beats: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        wake: Callable[[], None],
+        wake_beats: Callable[[], None],
+        clock: Callable[[], float] = monotonic,
+    ) -> None:
+        self._clock = clock
         self._wake = wake
         self._wake_beats = wake_beats
-        #: Who has something to flush, in turns; of these, so many are left of this round.
+        #: Who has something to flush, longest first.
         self._dirty: deque[Outbox] = deque()
-        self._left = 0
+        self._handed_out_at = 0.0
         #: Topics with a value that ``latest`` subscribers have not been handed; when it came, µs.
         self._changed: dict[TopicState, int] = {}
         self._groups: dict[GroupKey, Group] = {}
@@ -73,8 +82,8 @@ class Hub:
 
     def report(self, outbox: Outbox) -> None:
         """Note that something waits in ``outbox`` (given to every Outbox)."""
-        if not outbox.reported:
-            outbox.reported = True
+        if not outbox.reported_at:
+            outbox.reported_at = self._clock()
             if not (self._dirty or self._changed):
                 self._wake()
             self._dirty.append(outbox)
@@ -83,11 +92,14 @@ class Hub:
 
     def publish(self, state: TopicState, epoch: int, seq: int, body: bytes, now: int) -> None:
         """Take the entry that follows in its topic and hand it to everybody who wants it."""
-        # A restart's entry, or one after positions that were declared lost, stands for those too.
-        first = state.seq + 1 if 0 < state.seq < seq else seq
+        before = state.seq
         is_value = state.advance(epoch, seq, body)
-        lost = 1 if is_value else None
         self.entries += 1
+        if not state.audiences:
+            return
+        # A restart's entry, or one after positions that were declared lost, stands for those too.
+        first = before + 1 if 0 < before < seq else seq
+        lost = 1 if is_value else None
         is_due = False
         for audience in state.audiences.values():
             is_due = is_due or bool(audience.latest)
@@ -337,38 +349,37 @@ class Hub:
 
     # Flushing.
 
-    @property
-    def waiting(self) -> int:
-        """How many clients have something to flush, values for ``latest`` not counted."""
-        return len(self._dirty)
+    def waits_since(self) -> float | None:
+        """Return since when (of the clock) something waits for a flush; None where nothing does."""
+        if not self._changed:
+            return self._dirty[0].reported_at if self._dirty else None
+        if not self._dirty:
+            return self._handed_out_at
+        return min(self._handed_out_at, self._dirty[0].reported_at)
 
-    @property
-    def is_waiting(self) -> bool:
-        """Whether there is anything to flush."""
-        return bool(self._dirty or self._changed)
-
-    def flush(self, now: int, most: int | None = None) -> bool:
+    def flush(self, now: int, since: float = math.inf, most: int = 1_000_000) -> bool:
         """Write one piece of each outbox that has something; whether there is more to write.
 
         Args:
-            most: Serve no more than so many; the others are next. All are served before one is
-                served again, and values for ``latest`` are handed out once a round.
+            since: Serve those for which something waits since then (of the clock) or longer, and
+                hand out values for ``latest`` where that was not done since.
+            most: Serve no more than so many.
         """
-        dirty = self._dirty
-        if not self._left:
+        if self._changed and self._handed_out_at <= since:
+            self._handed_out_at = self._clock()
             self.hand_out()
-            self._left = len(dirty)
-        n = self._left if most is None else min(most, self._left)
-        self._left -= n
-        for _ in range(n):
-            outbox = dirty.popleft()
-            if self._flush_one(outbox, now):
-                dirty.append(outbox)
-        return self.is_waiting
+        dirty = self._dirty
+        for _ in range(min(most, len(dirty))):
+            outbox = dirty[0]
+            if outbox.reported_at > since:
+                break
+            dirty.popleft()
+            self._flush_one(outbox, now)
+        return bool(dirty or self._changed)
 
-    def _flush_one(self, outbox: Outbox, now: int) -> bool:
-        """Write one piece; whether it has more and nobody has reported it."""
-        outbox.reported = False
+    def _flush_one(self, outbox: Outbox, now: int) -> None:
+        """Write one piece; who has more comes behind all others."""
+        outbox.reported_at = 0.0
         try:
             data = outbox.take(now)
             if data:
@@ -376,8 +387,6 @@ class Hub:
         except Exception:  # the outer edge of one client's turn: the others go on
             log.exception("a client cannot be served and is ended")
             outbox.fail()
-            return False
-        if outbox.has_more and not (outbox.blocked or outbox.reported):
-            outbox.reported = True
-            return True
-        return False
+            return
+        if outbox.has_more and not outbox.blocked:
+            self.report(outbox)

@@ -58,7 +58,7 @@ class Outbox:
         batch: Events may share an array frame.
         blobs_in, blobs_out: How many blobs were queued so far, and how many of them left.
         blocked: The socket takes no more for now.
-        reported: The hub has it on its list to flush.
+        reported_at: Since when the hub has it on its list to flush; 0 where it has not.
     """
 
     __slots__ = (
@@ -81,7 +81,7 @@ class Outbox:
         "latest",
         "limit",
         "queue",
-        "reported",
+        "reported_at",
         "write",
     )
 
@@ -101,7 +101,7 @@ class Outbox:
         self.blobs_in = 0
         self.blobs_out = 0
         self.blocked = False
-        self.reported = False
+        self.reported_at = 0.0
         self._dropped = 0
         self.control_bytes = 0
         self._report = report

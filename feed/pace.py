@@ -1,45 +1,47 @@
-"""When the next clients are flushed: at once while there is time, later under load. Pure.
+"""How long an entry may wait for others to share its write. Pure.
 
-A write costs about 8 µs however much is in it, nearly all of it the kernel's; an entry more in it
-0.3. So a server that has more to do than time joins more entries into each write, by coming round
-to each client less often. It does that no more than pays: it rests as long as it works.
+A write costs some 10 µs however much is in it, nearly all of it the kernel's; one entry more in it
+0.3. So the more of its time a server spends on writing, the longer it lets each client's first
+entry wait for company: not at all while there is time, up to the patience that the operator allows.
 
-Clients are served in slices, round and round, and the rest is spread between them. Measured at
-500,000 deliveries a second to 1,000 clients, against one long flush and one long rest of the same
-length: as many writes, and the worst wait is one round instead of one and a half.
+Each client waits from its own first entry on. Measured at 200,000 deliveries a second to 1,000
+clients against rounds over all of them (flush, rest, flush): as many writes, and a p99 of 17 ms
+instead of 27, since in a round the last entry waits as long as the first.
 """
 
 from __future__ import annotations
 
 #: Clients served in one turn of the loop, about a millisecond of work: the bus is read in between.
 SLICE = 100
-_REST = 1.0
+#: Share of the time spent on writing from which on there is patience, and where there is all of it.
+_FROM, _FULL = 0.45, 0.60
+_OVER_S = 0.2
 
 
 class Pace:
-    """Keeps the rests. Times are seconds of one steady clock.
+    """Tells the patience from what flushing took lately. Times are seconds of one steady clock.
 
     Args:
-        patience_max_s: The rests of one round add up to no more; and the time that was idle and may
-            be used up by a burst without a rest.
+        max_s: The most there is.
+
+    Attributes:
+        patience_s: How long a client's first entry waits now.
+        share: Of the time, spent on flushing lately.
     """
 
-    __slots__ = ("_free_at", "_patience_max_s")
+    __slots__ = ("_at", "_max_s", "patience_s", "share")
 
-    def __init__(self, patience_max_s: float) -> None:
-        self._patience_max_s = patience_max_s
-        self._free_at = 0.0
+    def __init__(self, max_s: float) -> None:
+        self._max_s = max_s
+        self._at = 0.0
+        self.share = 0.0
+        self.patience_s = 0.0
 
-    def wait(self, now: float) -> float:
-        """Return how long the next slice is to wait; nothing after a time without work."""
-        return max(0.0, self._free_at - now)
-
-    def worked(self, began: float, ended: float, share: float) -> None:
-        """Note that a slice has taken so long.
-
-        Args:
-            share: Of all clients that something waited for.
-        """
-        busy = ended - began
-        rest = min(_REST * busy, self._patience_max_s * share)
-        self._free_at = max(self._free_at, began - self._patience_max_s) + busy + rest
+    def flushed(self, began: float, ended: float) -> None:
+        """Note that a flush has taken so long."""
+        passed = max(ended - self._at, 1e-9)
+        self._at = ended
+        weight = min(1.0, passed / _OVER_S)
+        self.share += weight * (min(1.0, (ended - began) / passed) - self.share)
+        wish = (self.share - _FROM) / (_FULL - _FROM)
+        self.patience_s = self._max_s * min(1.0, max(0.0, wish))

@@ -24,7 +24,7 @@ from feed.bus.base import (
     Retention,
     unpack_header,
 )
-from feed.entries import BAD, Entries, decode_object
+from feed.entries import BAD, Entries, check_object
 from feed.errors import BusError
 from feed.hub import Hub
 from feed.index import Index
@@ -166,13 +166,12 @@ class Relay:
         live = Phase.LIVE
         clock = time.time_ns
 
-        # Measured: 1.9 µs an entry without subscribers, the reader's 0.5 and 0.9 of looking
-        # whether it is JSON included: a body goes to thousands of clients as it is.
+        # Measured by `bench.bus`, an entry without subscribers: 1.4 µs, the reader's 0.3 included.
         def sink(payload: bytes) -> None:
             body = payload[HEADER_BYTES:]
             try:
                 epoch, seq = unpack_header(payload)
-                decode_object(body)
+                check_object(body)
             except BAD as e:
                 self.entries.refuse(state.name, e)
                 return

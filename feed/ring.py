@@ -30,6 +30,8 @@ class Ring:
     __slots__ = (
         "_bodies",
         "_count",
+        "_full",
+        "_heavy",
         "_max_bytes",
         "_seqs",
         "broken_at",
@@ -40,7 +42,8 @@ class Ring:
 
     def __init__(self, count: int, max_bytes: int = RING_BYTES) -> None:
         self._count = count
-        self._max_bytes = max_bytes
+        self._full = count + (count >> 3)
+        self._keep_bytes(max_bytes)
         self._seqs: list[int] = []
         self._bodies: list[bytes] = []
         self.size = 0
@@ -56,8 +59,7 @@ class Ring:
         self._seqs.append(seq)
         self._bodies.append(body)
         self.size += len(body)
-        count, most = self._count, self._max_bytes
-        if len(self._seqs) > count + (count >> 3) or self.size > most + (most >> 3):
+        if len(self._seqs) > self._full or self.size > self._heavy:
             self._trim()
 
     def restart(self, floor: int) -> None:
@@ -85,13 +87,13 @@ class Ring:
             self._seqs[:0] = [seq for seq, _ in older]
             self._bodies[:0] = [body for _, body in older]
             self.size += sum(len(body) for _, body in older)
-            self._max_bytes = max(self._max_bytes, self.size)
+            self._keep_bytes(max(self._max_bytes, self.size))
             self.floor = self.broken_at = floor
         self.is_whole = True
 
     def relax(self, max_bytes: int = RING_BYTES) -> None:
         """Keep no more than the usual bytes again."""
-        self._max_bytes = max_bytes
+        self._keep_bytes(max_bytes)
         if self.size > max_bytes:
             self._trim()
 
@@ -108,6 +110,10 @@ class Ring:
         """Return the position after which the newest ``n`` entries (or all there are) follow."""
         at = len(self._seqs) - n
         return self._seqs[at - 1] if at > 0 else self.floor
+
+    def _keep_bytes(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._heavy = max_bytes + (max_bytes >> 3)
 
     def _trim(self) -> None:
         """Give up the oldest down to the bounds."""

@@ -179,10 +179,11 @@ class TopicState:
 
         A book entry that cannot be read makes the window invalid and is passed on as it is.
         """
-        if not ((seq == self.seq + 1 and epoch == self.epoch) or self.connects(epoch, seq, body)):
-            self.ring.restart(seq - 1)
-        elif self.seq == 0:
-            self.ring.restart(_first_explained(seq, body) - 1)
+        if seq != self.seq + 1 or epoch != self.epoch or seq == 1:
+            if not self.connects(epoch, seq, body):
+                self.ring.restart(seq - 1)
+            elif self.seq == 0:
+                self.ring.restart(_first_explained(seq, body) - 1)
         self.epoch = epoch
         self.seq = seq
         self.ring.append(seq, body)

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from feed import encoding as encoding_module
 from feed.encoding import ENCODINGS, JSON, MSGPACK, PIECE_BYTES, Encoding, frame, unframe
+from feed.entries import BAD, check_object
 
 objects = st.dictionaries(
     st.text(max_size=8),
@@ -37,6 +38,34 @@ def test_msgpack_is_the_json_field_for_field(value: dict[str, object]) -> None:
 def test_an_integer_that_msgpack_does_not_have_becomes_text(number: int) -> None:
     decoded = msgspec.msgpack.decode(MSGPACK.body(b'{"n":%d}' % number))
     assert str(decoded["n"]) == str(number)
+
+
+NUMBERS = ("1e999", "-1e400", "1" * 400, "0.1e-9999", "9" * 30, "1E+5", "-0", "1.5")
+JSON_VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner),
+    max_leaves=5,
+)
+
+
+@given(
+    JSON_VALUES,
+    st.sampled_from(NUMBERS),
+    st.booleans(),
+    st.lists(st.tuples(st.integers(0, 1 << 16), st.integers(0, 255)), max_size=3),
+)
+def test_whatever_the_relay_lets_through_can_be_written_as_msgpack(
+    value: object, number: str, is_ascii: bool, changes: list[tuple[int, int]]
+) -> None:
+    text = json.dumps({"a": value, "n": 1}, ensure_ascii=is_ascii)
+    body = bytearray(text.replace('"n": 1', f'"n": {number}').encode("utf-8", "surrogatepass"))
+    for at, byte in changes:
+        body[at % len(body)] = byte
+    try:
+        check_object(bytes(body))
+    except BAD:
+        return
+    assert isinstance(msgspec.msgpack.decode(MSGPACK.body(bytes(body))), dict)
 
 
 @given(

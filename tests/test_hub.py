@@ -56,7 +56,7 @@ class World:
     def __init__(self) -> None:
         self.now = 1_000_000
         self.wakes = 0
-        self.hub = Hub(self._wake, lambda: None)
+        self.hub = Hub(self._wake, lambda: None, lambda: self.now / 1e6)
         self.states = {name: TopicState(name) for name in TOPICS}
         self.clients: list[Client] = []
         for name in TOPICS:
@@ -295,6 +295,48 @@ def test_values_between_two_flushes_are_one_for_latest_and_cost_one_encoding() -
     world.flush()
     assert [seq for _, _, seq in client.taken] == [world.states["quote.a.X"].seq]
     assert world.hub.encodes == before + 1
+
+
+def test_who_has_waited_longest_is_served_first_and_the_others_when_their_time_comes() -> None:
+    world = World()
+    clients = [world.client() for _ in range(3)]
+    names = TOPICS[:3]
+    for client, name in zip(clients, names, strict=True):
+        world.join(client, name, latest=False, hz=None)
+    world.flush()
+    began = world.now
+    for at, name in ((0, names[1]), (5_000, names[0]), (6_000, names[2]), (7_000, names[1])):
+        world.now = began + at
+        world.publish(name)
+
+    def served(since: int, most: int = 10) -> list[int]:
+        before = [len(client.ledger.seen) for client in clients]
+        world.hub.flush(world.now, (began + since) / 1e6, most)
+        return [len(client.ledger.seen) - n for client, n in zip(clients, before, strict=True)]
+
+    assert world.hub.waits_since() == began / 1e6
+    assert served(-1) == [0, 0, 0]
+    assert served(4_000) == [0, 2, 0]  # what came meanwhile leaves in the same write
+    assert served(9_000, most=1) == [1, 0, 0]
+    assert world.hub.waits_since() == (began + 6_000) / 1e6
+    assert served(9_000) == [0, 0, 1]
+    assert world.hub.waits_since() is None
+
+
+def test_values_for_latest_are_handed_out_once_in_so_long() -> None:
+    world = World()
+    client = world.client()
+    world.join(client, "quote.a.X", latest=True, hz=None)
+    world.flush()
+    began, encodes = world.now, world.hub.encodes
+    world.publish("quote.a.X")
+    assert not world.hub.flush(world.now, world.now / 1e6)
+    world.now += 1_000
+    world.publish("quote.a.X")
+    assert world.hub.flush(world.now, (began - 1) / 1e6), "not yet"
+    assert world.hub.encodes == encodes + 1 and world.hub.waits_since() == began / 1e6
+    assert not world.hub.flush(world.now, world.now / 1e6)
+    assert world.hub.encodes == encodes + 2
 
 
 def test_a_newcomer_is_not_given_again_what_its_snapshot_held() -> None:

@@ -380,7 +380,6 @@ GARBAGE = [
     pytest.param(pack_header(1_000, 1_001) + b"[1]", id="no object"),
     pytest.param(pack_header(1_000, 1_001) + b'{"a":"\xff"}', id="not UTF-8"),
     pytest.param(pack_header(1_000, 1_001) + b'{"a":' * 90_000, id="deep nesting"),
-    pytest.param(pack_header(1_000, 1_001) + b'{"a":1e999}', id="no number"),
     pytest.param(pack_header(1 << 63, 1 << 63) + b"{}", id="the end of time"),
 ]
 
