@@ -67,6 +67,9 @@ bench-peers: $(STAMP)
 	@mkdir -p build/peers
 	@cp bench/peers/package.json bench/peers/package-lock.json build/peers/
 	@cd build/peers && npm ci --ignore-scripts --no-audit --no-fund
+	@rm -rf build/peers/python
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes \
+	  --only-binary=:all: --target build/peers/python -r bench/peers/requirements.lock
 
 torture: $(STAMP)
 	@exec $(BIN)/python -m tests.torture $(ARGS)
@@ -83,6 +86,9 @@ lock:
 	$(LOCK_VENV)/bin/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 \
 	  --generate-hashes --no-emit-index-url --no-emit-find-links --quiet \
 	  --custom-compile-command "make lock" $(if $(UPGRADE),--upgrade) -o requirements.lock
+	$(LOCK_VENV)/bin/uv pip compile bench/peers/requirements.in --constraint requirements.lock \
+	  --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	  --no-emit-find-links --quiet --custom-compile-command "make lock" -o bench/peers/requirements.lock
 	@for arch in x86_64 aarch64; do \
 	  rm -rf $(LOCK_VENV)/$$arch; \
 	  $(LOCK_VENV)/bin/python -m pip download --quiet --disable-pip-version-check --no-deps \

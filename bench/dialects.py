@@ -22,10 +22,12 @@ class Dialect(Protocol):
         subprotocol: Of the WebSocket, where it needs one.
         is_cut: Its frames are cut anywhere. Then what is inside of them, one after another, is
             counted and looked at; else the frames themselves.
+        quiet_s: After so long a client that has joined is told nothing but entries.
     """
 
     subprotocol: str | None
     is_cut: bool
+    quiet_s: float = 0.5
 
     def join(self, command: str) -> bytes:
         """Return what asks for the topics of a ``subscribe``, as frames."""
@@ -139,6 +141,7 @@ class Nats(Dialect):
 
     subprotocol = None
     is_cut = True
+    quiet_s = 3.0  # its first ping comes after two seconds, whatever it is told
 
     def join(self, command: str) -> bytes:
         said = ['CONNECT {"verbose":false,"pedantic":false}\r\n']
@@ -174,8 +177,7 @@ class Mqtt(Dialect):
 
     def join(self, command: str) -> bytes:
         asked = b"".join(_mqtt_text(topic) + b"\0" for topic in _topics(command))
-        hello = _mqtt_text("MQTT") + b"\x04\x02\0\0" + _mqtt_text("")  # clean, no keep-alive
-        return masked(mqtt_packet(0x10, hello) + mqtt_packet(0x82, b"\0\x01" + asked))
+        return masked(mqtt_hello() + mqtt_packet(0x82, b"\0\x01" + asked))
 
     def is_joined(self, payload: bytes, asked: bool) -> bool:
         return any(kind == 0x90 for kind, _, _ in mqtt_packets(payload))
@@ -197,6 +199,11 @@ def mqtt_packet(kind: int, body: bytes) -> bytes:
         n >>= 7
     size.append(n)
     return bytes((kind, *size)) + body
+
+
+def mqtt_hello() -> bytes:
+    """Return a CONNECT: a clean session, no keep-alive, a name of the server's choice."""
+    return mqtt_packet(0x10, _mqtt_text("MQTT") + b"\x04\x02\0\0" + _mqtt_text(""))
 
 
 def mqtt_publish(topic: str, body: bytes) -> bytes:

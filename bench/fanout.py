@@ -24,6 +24,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from typing import NamedTuple
 
 import msgspec
 from msgspec.structs import replace
@@ -53,7 +54,6 @@ _WAITED = 0.05
 _LAG_LIMIT_US = 50_000
 _SLIP_LIMIT_S = 0.05
 _CONNECT_S = 120.0
-_QUIET_S = 0.5
 _DRAIN_S = 5.0
 _NO_HEARTBEAT_S = 86_400
 _LOOK_S = 0.05
@@ -155,6 +155,7 @@ class Row(msgspec.Struct, kw_only=True):
             from its bytes. Where the server is saturated, most of them would still have come.
         slip_ms: How late the source was at worst.
         client_cpu: Of a core, everything that shares the client's cores together.
+        bridge_cpu: The part of it that brings entries to a broker.
         notes: Why the figures are to be doubted.
     """
 
@@ -178,6 +179,7 @@ class Row(msgspec.Struct, kw_only=True):
     lost: int
     slip_ms: float
     client_cpu: float
+    bridge_cpu: float
     client_lag_p99_ms: float
     connects_per_s: float
     notes: list[str]
@@ -233,10 +235,14 @@ def run(load: Load, cores: Cores, server: Peer = OURS) -> Row:
         source = stack.enter_context(Child("bench.source", settings, cores.others))
         source.hear()
         serving = {"bus": valkey.url, "port": 0, "heartbeat_s": _NO_HEARTBEAT_S}
+        if server.is_bridge:
+            serving["cores"] = sorted(cores.server)
+        on = cores.others if server.is_bridge else cores.server
         web = stack.enter_context(
-            Child(server.module, serving, cores.server, server.environment, server.program)
+            Child(server.module, serving, on, server.environment, server.program)
         )
-        port = web.hear()["port"]
+        started = web.hear()
+        port = started["port"]
         client = stack.enter_context(Child("bench.client", {}, cores.others))
         client.hear()
         subscriptions = load.subscriptions()
@@ -244,24 +250,33 @@ def run(load: Load, cores: Cores, server: Peer = OURS) -> Row:
         message["commands"] = [load.command(topics) for topics in subscriptions]
         message["decode_every"] = load.decode_every
         connected = client.ask(message, timeout_s=_CONNECT_S)["seconds"]
-        time.sleep(_QUIET_S)
-        actors = _Actors(web, client, source, valkey)
+        time.sleep(DIALECTS[server.dialect].quiet_s)
+        sharing = (client.pid, source.pid, valkey.process.pid)
+        bridge = web.pid if server.is_bridge else None
+        actors = _Actors(started.get("pid", web.pid), bridge, sharing, client, source, valkey.url)
         return _measure(load, server, actors, subscriptions, connected)
 
 
-class _Actors:
-    """The processes of a run, and what they have used up."""
+class _Actors(NamedTuple):
+    """The processes of a run.
 
-    def __init__(self, web: Child, client: Child, source: Child, valkey: EmbeddedServer) -> None:
-        self.web = web
-        self.client = client
-        self.source = source
-        self.bus = valkey.url
-        self._pids = (client.pid, source.pid, valkey.process.pid)
+    Attributes:
+        server, bridge: The pids of what is measured, and of what feeds it.
+        sharing: The pids of the others on the other cores.
+        bus: Its URL.
+    """
 
-    def costs(self) -> tuple[Cost, float]:
-        """Return the server's cost, and the CPU of those that share the other cores."""
-        return cost(self.web.pid), sum(cost(pid).cpu_s for pid in self._pids)
+    server: int
+    bridge: int | None
+    sharing: Sequence[int]
+    client: Child
+    source: Child
+    bus: str
+
+    def costs(self) -> tuple[Cost, float, float]:
+        """Return the server's cost, and CPU: of the bridge, and of all on the other cores."""
+        bridge = 0.0 if self.bridge is None else cost(self.bridge).cpu_s
+        return cost(self.server), bridge, bridge + sum(cost(pid).cpu_s for pid in self.sharing)
 
 
 def _measure(
@@ -271,17 +286,25 @@ def _measure(
     subscriptions: Sequence[Sequence[str]],
     connected_s: float,
 ) -> Row:
-    web, client, source = actors.web, actors.client, actors.source
+    client, source = actors.client, actors.source
     start = time.time_ns() // 1000 + round(load.warm_up_s * 1e6)
     client.ask({"do": "base", "window": (start, start + round(load.seconds * 1e6))})
     events = round(load.rate * (load.warm_up_s + load.seconds))
     source.ask({"do": "start", "events": events, "rate": load.rate})
     time.sleep(load.warm_up_s)
     client.ask({"do": "stall", "clients": load.stalled, "reads_on": False})
-    (web_0, others_0), mark_0, at_0 = actors.costs(), client.ask({"do": "mark"}), time.monotonic()
+    (web_0, bridge_0, others_0), mark_0, at_0 = (
+        actors.costs(),
+        client.ask({"do": "mark"}),
+        time.monotonic(),
+    )
     buffered = _watch_buffer(actors.bus, load.seconds)
-    (web_1, others_1), mark_1, at_1 = actors.costs(), client.ask({"do": "mark"}), time.monotonic()
-    rss = rss_bytes(web.pid)
+    (web_1, bridge_1, others_1), mark_1, at_1 = (
+        actors.costs(),
+        client.ask({"do": "mark"}),
+        time.monotonic(),
+    )
+    rss = rss_bytes(actors.server)
     client.ask({"do": "stall", "clients": load.stalled, "reads_on": True})
     finished = source.ask({"do": "finish"}, timeout_s=load.seconds + 30)
     lengths = msgspec.convert(finished["sent"], dict[str, dict[int, int]], str_keys=True)
@@ -333,6 +356,7 @@ def _measure(
         lost=missing,
         slip_ms=finished["late_s"] * 1000,
         client_cpu=(others_1 - others_0) / wall,
+        bridge_cpu=(bridge_1 - bridge_0) / wall,
         client_lag_p99_ms=mark_1["lag_p99_us"] / 1000,
         connects_per_s=load.clients / connected_s,
         notes=[f"a client was closed: {reason}" for reason in got.closed],
@@ -402,9 +426,11 @@ def _doubts(row: Row) -> Iterator[str]:
             f"{row.behind_s:.1f} s behind at the end, latency is of what had come by then"
         )
     if row.cpu_waited > _WAITED:
-        yield f"others used the server's core: it waited {row.cpu_waited:.0%} of the time"
+        yield f"others (or its own threads) had the server's core: it waited {row.cpu_waited:.0%} of the time"
     if row.client_cpu > _BUSY:
         yield f"the clients' cores are busy ({row.client_cpu:.0%}): they may be the bottleneck"
+    if row.bridge_cpu:
+        yield f"besides, its bridge used {row.bridge_cpu:.0%} of a core"
     if row.client_lag_p99_ms * 1000 > _LAG_LIMIT_US:
         yield f"the client's loop lags by {row.client_lag_p99_ms:.0f} ms (p99), latency includes it"
     if row.slip_ms > _SLIP_LIMIT_S * 1000:
@@ -458,14 +484,31 @@ def cells(row: Row) -> list[str]:
 
 
 def _in_turn(
-    load: Load, servers: Sequence[Peer], rounds: int, cores: Cores
+    load: Load, servers: Sequence[Peer], rounds: int, cores: Cores, remarks: list[str]
 ) -> dict[str, list[Row]]:
-    """Run a load with every server in turn, every other round from the other end."""
-    rows: dict[str, list[Row]] = {server.name: [] for server in servers}
+    """Run a load with every server in turn, every other round from the other end.
+
+    Args:
+        remarks: Is added why a peer has no rows.
+
+    Raises:
+        BenchError: Our own server failed.
+    """
+    able = [server for server in servers if load.mode == "all" or server.conflates]
+    remarks += [f"{load.name}: {one.name} cannot conflate" for one in servers if one not in able]
+    rows: dict[str, list[Row]] = {server.name: [] for server in able}
     for i in range(rounds):
-        for server in servers if i % 2 == 0 else reversed(servers):
+        for server in able if i % 2 == 0 else reversed(able):
+            if server.name not in rows:
+                continue
             report.progress(f"{load.name}, {server.name} …")
-            rows[server.name].append(run(load, cores, server))
+            try:
+                rows[server.name].append(run(load, cores, server))
+            except BenchError as e:
+                if server is OURS:
+                    raise
+                remarks.append(f"{load.name}: {server.name} failed: {e}")
+                del rows[server.name]
     return rows
 
 
@@ -533,17 +576,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         loads = _named_loads(given.suite, given.seconds) if given.suite else _loads(given)
         peers = named(name for name in given.peers.split(",") if name)
-        missing = [text for peer in peers if (text := peer.missing())]
+        remarks = [text for peer in peers if (text := peer.missing())]
         servers = [OURS, *(peer for peer in peers if not peer.missing())]
         cores = Cores.split()
         report.heading("fan-out: server on one core, everything else on the others", facts)
         with pinned(cores.others):
-            found = [_in_turn(load, servers, given.rounds, cores) for load in loads]
+            found = [_in_turn(load, servers, given.rounds, cores, remarks) for load in loads]
     except (BenchError, ConfigError) as e:
         print(f"bench.fanout: {e}", file=sys.stderr)
         return 2
     _show(found)
-    for text in missing:
+    for text in remarks:
         report.note(text)
     rows = [row for by_server in found for rows in by_server.values() for row in rows]
     report.json_line("fanout", facts, rows)

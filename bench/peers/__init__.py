@@ -5,6 +5,7 @@ All are fed from the same channels of the bus and forward the same JSON, a messa
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,6 +19,7 @@ from feed.errors import ConfigError
 _PYTHON = (sys.executable, "-m")
 _INSTALLED = REPO / "build" / "peers"
 _MODULES = _INSTALLED / "node_modules"
+_PACKAGES = _INSTALLED / "python"
 
 
 class Peer(msgspec.Struct, frozen=True, kw_only=True):
@@ -30,6 +32,8 @@ class Peer(msgspec.Struct, frozen=True, kw_only=True):
         install: What brings that.
         environment: Of its process.
         dialect: How its clients speak to it, see ``bench.dialects``.
+        is_bridge: The module brings the entries to a broker, which is its child and is measured.
+        conflates: It knows ``latest``.
     """
 
     name: str
@@ -39,6 +43,8 @@ class Peer(msgspec.Struct, frozen=True, kw_only=True):
     install: str = "make bench-peers"
     environment: Mapping[str, str] = {}
     dialect: str = "json"
+    is_bridge: bool = False
+    conflates: bool = False
 
     def missing(self) -> str | None:
         """Say why it cannot be measured here, if so."""
@@ -59,13 +65,41 @@ def _node(name: str, package: str) -> Peer:
     )
 
 
-OURS = Peer(name="pricefeed", module="bench.server")
+def _python(name: str, needs: Path, conflates: bool = False) -> Peer:
+    return Peer(
+        name=name,
+        module=f"bench.peers.{name}",
+        needs=(needs,),
+        environment={"PYTHONPATH": str(_PACKAGES)},
+        conflates=conflates,
+    )
+
+
+OURS = Peer(name="pricefeed", module="bench.server", conflates=True)
 PEERS = {
     peer.name: peer
     for peer in (
         Peer(name="plain", module="bench.peers.plain"),
         _node("ws", "ws"),
         _node("uws", "uwebsockets"),
+        _python("picows", _PACKAGES / "picows"),
+        _python("granian", _PACKAGES / "granian", conflates=True),
+        Peer(
+            name="nats",
+            module="bench.peers.nats",
+            needs=(_PACKAGES / "bin" / "nats-server",),
+            environment={"PATH": f"{_PACKAGES / 'bin'}{os.pathsep}{os.environ['PATH']}"},
+            dialect="nats",
+            is_bridge=True,
+        ),
+        Peer(
+            name="mosquitto",
+            module="bench.peers.mosquitto",
+            needs=("mosquitto",),
+            install="apt-get install mosquitto",
+            dialect="mqtt",
+            is_bridge=True,
+        ),
     )
 }
 

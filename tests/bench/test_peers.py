@@ -71,6 +71,23 @@ def test_arrays_of_entries_are_looked_into() -> None:
     assert found.deliveries_per_s > 0 and found.max_ms > 0
 
 
+@pytest.mark.redis
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="the server needs a core of its own")
+def test_a_peer_that_fails_is_left_out_and_the_others_go_on(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(PEERS, "odd", Peer(name="odd", module="bench.no_such_module"))
+    assert fanout.main([
+        "--peers=odd", "--rates=100", "--clients=2", "--topics=2", "--symbols=2",
+        "--seconds=0.1", "--warm-up=0.1",
+    ]) == 0  # fmt: skip
+    said = capsys.readouterr().out
+    assert "2 x 2 of 4, 100/s: odd failed: bench.no_such_module has ended" in said
+    assert [row["server"] for row in msgspec.json.decode(said.splitlines()[-1])["rows"]] == [
+        "pricefeed"
+    ]
+
+
 def test_servers_are_compared_round_by_round() -> None:
     ours = [row(deliveries_per_cpu_s=n, p99_ms=30.0) for n in (400, 600, 900)]
     theirs = [row("odd", deliveries_per_cpu_s=n, p99_ms=n / 10) for n in (200, 200, 600)]
