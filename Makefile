@@ -64,12 +64,13 @@ bench: $(STAMP)
 # Exactly the files whose hashes are in the lock, and no scripts of theirs. The lock holds no address
 # of a registry: npm install --package-lock-only --omit-lockfile-registry-resolved renews it.
 bench-peers: $(STAMP)
-	@mkdir -p build/peers
-	@cp bench/peers/package.json bench/peers/package-lock.json build/peers/
-	@cd build/peers && npm ci --ignore-scripts --no-audit --no-fund
-	@rm -rf build/peers/python
+	@rm -rf build/peers && mkdir -p build/peers
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes \
 	  --only-binary=:all: --target build/peers/python -r bench/peers/requirements.lock
+	@cp bench/peers/package.json bench/peers/package-lock.json build/peers/
+	@cd build/peers && if command -v npm >/dev/null; \
+	  then npm ci --silent --ignore-scripts --no-audit --no-fund; \
+	  else echo "npm is not installed: without the peers in JavaScript" >&2; fi
 
 torture: $(STAMP)
 	@exec $(BIN)/python -m tests.torture $(ARGS)

@@ -426,9 +426,11 @@ def _doubts(row: Row) -> Iterator[str]:
             f"{row.behind_s:.1f} s behind at the end, latency is of what had come by then"
         )
     if row.cpu_waited > _WAITED:
-        yield f"others (or its own threads) had the server's core: it waited {row.cpu_waited:.0%} of the time"
+        who = "others (or its own threads)"
+        yield f"{who} had the server's core: it waited {row.cpu_waited:.0%} of the time"
     if row.client_cpu > _BUSY:
-        yield f"the clients' cores are busy ({row.client_cpu:.0%}): they may be the bottleneck"
+        lag = f"their loop lags by {row.client_lag_p99_ms:.0f} ms (p99)"
+        yield f"the clients' cores are busy ({row.client_cpu:.0%}), maybe the bottleneck; {lag}"
     if row.bridge_cpu:
         yield f"besides, its bridge used {row.bridge_cpu:.0%} of a core"
     if row.client_lag_p99_ms * 1000 > _LAG_LIMIT_US:
