@@ -64,7 +64,7 @@ bench: $(STAMP)
 # Exactly the files whose hashes are in the lock, and no scripts of theirs. The lock holds no address
 # of a registry: npm install --package-lock-only --omit-lockfile-registry-resolved renews it.
 bench-peers: $(STAMP)
-	@rm -rf build/peers && mkdir -p build/peers
+	@mkdir -p build/peers && rm -rf build/peers/python
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes \
 	  --only-binary=:all: --target build/peers/python -r bench/peers/requirements.lock
 	@cp bench/peers/package.json bench/peers/package-lock.json build/peers/

@@ -129,7 +129,13 @@ class Unframing(asyncio.Protocol):
 class Joining(asyncio.Protocol):
     """Connects, subscribes, and hands the socket to ``then`` once it has been given everything."""
 
-    def __init__(self, dialect: Dialect, path: str, command: str | None, then: Counting) -> None:
+    def __init__(
+        self,
+        command: str | None,
+        then: Counting,
+        dialect: Dialect = DIALECTS["json"],
+        path: str = _PATH,
+    ) -> None:
         self.joined: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._dialect = dialect
         self._path = path
@@ -212,7 +218,7 @@ class Fleet:
             client = Decoding(dialect.entries) if every and i % every == 0 else Counting()
             async with slots:
                 _, joining = await loop.create_connection(
-                    lambda: Joining(dialect, path, command, client),
+                    lambda: Joining(command, client, dialect, path),
                     "127.0.0.1",
                     message["port"],
                 )

@@ -2,7 +2,7 @@
 
     python -m bench.fanout [--rates 500,2000,5000] [--clients 1000] [--seconds 10]
     python -m bench.fanout --peers uws,plain --rounds 3        # ours and others, in turn
-    python -m bench.fanout --suite [hot,crowd]                 # the loads that have names
+    python -m bench.fanout --suite [hot,cost]                  # the loads that have names
 
 Open loop: the source publishes by the clock, whatever the clients do. Latency is from an entry's
 ``pub`` to the moment a client's process has it in hand. The server runs with its defaults, but for
@@ -293,17 +293,11 @@ def _measure(
     source.ask({"do": "start", "events": events, "rate": load.rate})
     time.sleep(load.warm_up_s)
     client.ask({"do": "stall", "clients": load.stalled, "reads_on": False})
-    (web_0, bridge_0, others_0), mark_0, at_0 = (
-        actors.costs(),
-        client.ask({"do": "mark"}),
-        time.monotonic(),
-    )
+    (web_0, bridge_0, others_0), at_0 = actors.costs(), time.monotonic()
+    mark_0 = client.ask({"do": "mark"})
     buffered = _watch_buffer(actors.bus, load.seconds)
-    (web_1, bridge_1, others_1), mark_1, at_1 = (
-        actors.costs(),
-        client.ask({"do": "mark"}),
-        time.monotonic(),
-    )
+    (web_1, bridge_1, others_1), at_1 = actors.costs(), time.monotonic()
+    mark_1 = client.ask({"do": "mark"})
     rss = rss_bytes(actors.server)
     client.ask({"do": "stall", "clients": load.stalled, "reads_on": True})
     finished = source.ask({"do": "finish"}, timeout_s=load.seconds + 30)

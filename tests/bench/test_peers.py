@@ -1,6 +1,8 @@
 """The other servers of the fan-out bench: each once, tiny, and how they are compared."""
 
 import os
+import shutil
+import subprocess
 
 import msgspec
 import pytest
@@ -9,6 +11,7 @@ from msgspec.structs import replace
 from bench import fanout
 from bench.peers import OURS, PEERS, Peer, named
 from bench.processes import Cores, pinned
+from bench.report import REPO
 from feed.errors import ConfigError
 
 TINY = fanout.Load(
@@ -35,6 +38,33 @@ def test_every_entry_reaches_every_client_of_a_peer(peer: Peer) -> None:
     assert found.lost == 0
     assert not [note for note in found.notes if "closed" in note or "order" in note]
     assert found.server == peer.name and found.max_ms > 0
+
+
+_READ = """
+    const { Bus } = require("./bench/peers/child.cjs");
+    const [stream, step] = [Buffer.from(process.argv[3], "latin1"), Number(process.argv[4])];
+    const found = [];
+    const bus = { rest: Buffer.alloc(0), publish: (topic, json) => found.push([topic, `${json}`]) };
+    for (let at = 0; at < stream.length; at += step)
+      Bus.prototype.read.call(bus, stream.subarray(at, at + step));
+    console.log(JSON.stringify(found));
+"""
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="needs node")
+@pytest.mark.parametrize("step", [1, 2, 7, 1_000])
+def test_the_bus_is_read_in_javascript_however_it_is_cut(step: int) -> None:
+    payloads = ["h" * 16 + '{"a":1}', "h" * 16 + "[]" * 60]
+    name = "feed:c:{trade.sim.A-B}"
+    stream = f"*3\r\n$9\r\nsubscribe\r\n${len(name)}\r\n{name}\r\n:1\r\n"
+    for payload in payloads:
+        pieces = ("message", name, payload)
+        stream += "*3\r\n" + "".join(f"${len(one)}\r\n{one}\r\n" for one in pieces)
+    done = subprocess.run(
+        ["node", "-e", _READ, "-", "{}", stream, str(step)],
+        cwd=REPO, check=True, capture_output=True,
+    )  # fmt: skip
+    assert msgspec.json.decode(done.stdout) == [["trade.sim.A-B", p[16:]] for p in payloads]
 
 
 def test_a_peer_that_is_not_installed_is_left_out_by_name() -> None:
