@@ -309,19 +309,23 @@ class Outbox:
             self._backlog is not None
             or self._control
             or self._owed
-            or self._blobs
             or self._asked
             or self._heartbeat is not None
         ):
-            items = [*latest.values(), *queue] if latest else queue
-            if self.batch and len(items) > 1:
-                data = b"".join(self.encoding.joined([item.frame for item in items]))
-            else:
-                data = b"".join([item.frame for item in items])
-            if len(data) <= PIECE_BYTES or len(items) == 1:
-                queue.clear()
-                latest.clear()
-                return data
+            if not self._blobs:
+                items = [*latest.values(), *queue] if latest else queue
+                if self.batch and len(items) > 1:
+                    data = b"".join(self.encoding.joined([item.frame for item in items]))
+                else:
+                    data = b"".join([item.frame for item in items])
+                if len(data) <= PIECE_BYTES or len(items) == 1:
+                    queue.clear()
+                    latest.clear()
+                    return data
+            elif not (queue or latest):
+                self.blobs_out += 1
+                self.has_more = len(self._blobs) > 1
+                return self._blobs.popleft()
         return self._take_piece(now)
 
     def _take_piece(self, now: int) -> bytes:
