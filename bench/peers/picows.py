@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
 from collections import defaultdict
 
@@ -58,6 +59,7 @@ async def _serve(bus: str) -> None:
 
 
 def main() -> None:
+    logging.disable(logging.WARNING)  # one for each message after a client has left
     uvloop.run(_serve(json.loads(sys.argv[1])["bus"]))
 
 
