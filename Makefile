@@ -11,7 +11,7 @@ ARGS   ?=
 # when make itself is killed (setpriv is in Debian's base system; elsewhere make goes without).
 TIED = $(shell setpriv --pdeathsig TERM true 2>/dev/null && echo setpriv --pdeathsig TERM)
 
-.PHONY: help install run test lint format bench bench-peers torture lock clean
+.PHONY: help install run test lint format bench bench-peers torture lock clean bench-peers-ingest
 
 help:
 	@echo "make install   make .venv: everything pinned and hash-checked, then the project itself"
@@ -21,6 +21,7 @@ help:
 	@echo "make format    let ruff rewrite the files"
 	@echo "make bench     fan-out and ingest benches"
 	@echo "make bench-peers  other servers for python -m bench.fanout --peers all, into build/peers"
+	@echo "make bench-peers-ingest  other programs for python -m bench.ingest --peers"
 	@echo "make torture   kill, freeze and restart everything at random, and account for every entry"
 	@echo "make lock      renew requirements.lock from pyproject.toml (UPGRADE=1: take newer versions)"
 	@echo "make clean     remove .venv, caches and builds"
@@ -71,6 +72,15 @@ bench-peers: $(STAMP)
 	@cd build/peers && if command -v npm >/dev/null; \
 	  then npm ci --silent --ignore-scripts --no-audit --no-fund; \
 	  else echo "npm is not installed: without the peers in JavaScript" >&2; fi
+# For `python -m bench.ingest --peers` alone; nothing of the project needs them. cryptofeed is published
+# as source, so this builds it: a C compiler is needed.
+PEERS_INGEST := build/peers/ingest
+bench-peers-ingest: $(STAMP)
+	@mkdir -p $(PEERS_INGEST)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps \
+	  --upgrade --target $(PEERS_INGEST)/python -r bench/peers/ingest/requirements.lock
+	@cp bench/peers/ingest/package.json bench/peers/ingest/package-lock.json $(PEERS_INGEST)/
+	@cd $(PEERS_INGEST) && npm ci --ignore-scripts --no-audit --no-fund
 
 torture: $(STAMP)
 	@exec $(BIN)/python -m tests.torture $(ARGS)

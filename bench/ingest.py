@@ -1,11 +1,14 @@
 """Ingest: frames from raw bytes to encoded events, a second of one core's time, tape by tape.
 
-    python -m bench.ingest [TAPE …] [--passes 3] [--kinds trade,quote,book,depth] [--profile]
+    python -m bench.ingest [TAPE …] [--passes 3] [--kinds trade,quote,book,depth]
+                           [--by-channel] [--peers] [--profile]
 
-Every frame goes through the exchange's real adapter and the sequencer, as in the runner and the
-publisher; only sockets and the bus are missing. A REST body that the adapter asks for is there at
-once, and once. Each pass starts anew; the best counts. The floor is what decoding the same frames
-into plain dicts costs, and nothing else.
+Frames of streams that feed none of the kinds are left out. Every other goes through the exchange's
+real adapter and the sequencer, as in the runner and the publisher; only sockets and the bus are
+missing. A REST body that the adapter asks for is there at once, and once. Each pass starts anew;
+the best counts. The floor is what decoding the same frames into plain dicts costs, and nothing
+else. ``--peers`` gives Binance's frames to other programs too (``make bench-peers-ingest`` installs
+them; ``bench.peers.ingest`` says what each of them does).
 """
 
 from __future__ import annotations
@@ -33,6 +36,7 @@ from adapters.recording import Recording, load
 from adapters.selection import by_stream, check_kinds
 from adapters.tasks import now_us
 from bench import report
+from bench.peers import ingest as peers
 from bench.processes import pinned
 from feed.bus.base import Entry
 from feed.errors import BadPayload, ConfigError
@@ -74,11 +78,16 @@ class Row(msgspec.Struct, kw_only=True):
 class Pass:
     """One adapter set and one sequencer, fresh; ``run`` takes a whole tape.
 
+    Args:
+        channel: Only its frames are taken; None: those of every stream that feeds one of ``kinds``.
+
     Attributes:
         events, bad, size: See ``Row``.
     """
 
-    def __init__(self, name: str, recording: Recording, kinds: frozenset[str]) -> None:
+    def __init__(
+        self, name: str, recording: Recording, kinds: frozenset[str], channel: str | None = None
+    ) -> None:
         adapter = registry.entry(name).load_adapter()
         self.events = 0
         self.bad = 0
@@ -87,7 +96,12 @@ class Pass:
         self._bodies = {key: list(bodies) for key, bodies in recording.bodies.items()}
         self._sequencer = Sequencer(_EPOCH, {})
         self._entries: list[Entry] = []
-        streams = {stream for stream in recording.streams if adapter.instrument(stream.native)}
+        streams = {
+            stream
+            for stream in recording.streams
+            if (instrument := adapter.instrument(stream.native))
+            and adapter.carried((stream,), instrument, adapter.kinds & kinds)[0]
+        }
         plans = by_stream(adapter, (), streams, (), adapter.kinds & kinds).plans
         made = [(plan, adapter(plan, adapter.kinds & kinds)) for plan in plans]
         by_name = {stream: one for plan, one in made for stream in plan.streams}
@@ -95,9 +109,9 @@ class Pass:
         self.work: list[tuple[Adapter, bytes]] = []
         self.channels: Counter[str] = Counter()
         for frame in recording.frames:
-            if frame.stream is None:
+            if frame.stream is None and channel is None:
                 self.work += [(one, frame.body) for one in everybody]
-            elif frame.stream in by_name:
+            elif frame.stream in by_name and channel in (None, frame.stream.channel):
                 self.work.append((by_name[frame.stream], frame.body))
                 self.channels[frame.stream.channel] += 1
 
@@ -147,16 +161,23 @@ def floor(frames: Iterable[bytes]) -> float:
     return time.process_time() - started
 
 
-def measure(path: Path, name: str, recording: Recording, kinds: frozenset[str], passes: int) -> Row:
-    """Run a tape so many times, each pass followed by its floor."""
+def measure(
+    path: Path,
+    name: str,
+    recording: Recording,
+    kinds: frozenset[str],
+    passes: int,
+    channel: str | None = None,
+) -> Row:
+    """Run a tape, or one of its channels, so many times, each pass followed by its floor."""
     rates: list[float] = []
     floors: list[float] = []
     for _ in range(passes):
-        one = Pass(name, recording, kinds)
+        one = Pass(name, recording, kinds, channel)
         rates.append(len(one.work) / one.run())
         floors.append(len(one.work) / floor(body for _, body in one.work))
     return Row(
-        name=f"{name} {path.name.partition('.')[0]}",
+        name=" ".join((name, path.name.partition(".")[0], *([channel] if channel else []))),
         exchange=name,
         frames=len(one.work),
         events=one.events,
@@ -211,10 +232,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("tapes", nargs="*", type=Path, help="instead of those bundled")
     parser.add_argument("--passes", type=int, default=3, help="the best of so many counts")
     parser.add_argument("--kinds", default=",".join(KINDS))
+    parser.add_argument("--by-channel", action="store_true", help="a row for each channel, too")
+    parser.add_argument("--peers", action="store_true", help="compare with other programs")
     parser.add_argument("--profile", action="store_true", help="show where the time goes instead")
     given = parser.parse_args(arguments)
     names = given.kinds.split(",")
     rows: list[Row] = []
+    others: list[peers.Row] = []
     facts = report.machine()
     report.heading(f"ingest on one core: {', '.join(names)}", facts)
     try:
@@ -226,13 +250,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     kinds = frozenset(names)
                     if given.profile:
                         profile(Pass(exchange, recording, kinds).run)
-                    else:
-                        rows.append(measure(path, exchange, recording, kinds, given.passes))
+                        continue
+                    whole = measure(path, exchange, recording, kinds, given.passes)
+                    if not whole.channels:
+                        report.note(f"{whole.name}: no frames of these kinds")
+                        continue
+                    rows.append(whole)
+                    if given.by_channel:
+                        rows += [
+                            measure(path, exchange, recording, kinds, given.passes, channel)
+                            for channel in sorted(whole.channels)
+                        ]
+                    if given.peers:
+                        others += peers.measure(
+                            whole.name, exchange, recording, set(whole.channels), given.passes
+                        )
     except ConfigError as e:
         print(f"bench.ingest: {e}", file=sys.stderr)
         return 2
     report.table(COLUMNS, [cells(row) for row in rows])
-    report.json_line("ingest", facts, rows)
+    if given.peers:
+        report.table(
+            peers.COLUMNS,
+            [peers.cells(one, ours) for one in others for ours in rows if ours.name == one.tape],
+        )
+    report.json_line("ingest", facts, [*rows, *others])
     return 0
 
 
