@@ -87,17 +87,13 @@ class _MarkPrice(msgspec.Struct, gc=False):
     T: Millis = 0
 
 
+#: For numbers that are seldom seen twice: ``decimal`` remembers, at 1 µs for each new one.
 _is_plain = re.compile(r"[0-9]+(?:\.[0-9]+)?").fullmatch
 _decode_trade = msgspec.json.Decoder(_Frame[_Trade]).decode
 _decode_agg_trade = msgspec.json.Decoder(_Frame[_AggTrade]).decode
 _decode_book_ticker = msgspec.json.Decoder(_Frame[_BookTicker]).decode
 _decode_ticker = msgspec.json.Decoder(_Frame[_Ticker]).decode
 _decode_mark_price = msgspec.json.Decoder(_Frame[_MarkPrice]).decode
-
-
-def _digits(text: str) -> str:
-    """Check a number that is seldom seen twice: ``decimal`` remembers, at 1 µs for each new one."""
-    return text if _is_plain(text) else decimal(text)
 
 
 def fills(channel: str, native: str, topic: str, pacer: DepthPacer, ids: TradeIds) -> Take:
@@ -110,9 +106,15 @@ def fills(channel: str, native: str, topic: str, pacer: DepthPacer, ids: TradeId
         trade = decode(frame).data
         if trade.s != native:
             raise ValueError(f"{trade.s!r} in the stream of {native}")
-        number, price, size = trade.t, _digits(trade.p), _digits(trade.q)
+        number, price, size = trade.t, trade.p, trade.q
+        if not (_is_plain(price) and _is_plain(size)):
+            price, size = decimal(price), decimal(size)
         ts = trade.T * 1000
-        out = pacer.advance(ts)
+        out: Sequence[Output] = ()
+        if pacer.now <= ts < pacer.due:  # as ``advance``, where it has nothing to say
+            pacer.now = ts
+        else:
+            out = pacer.advance(ts)
         if number == ids.expected:
             ids.last = number
             ids.expected = number + 1
@@ -124,7 +126,8 @@ def fills(channel: str, native: str, topic: str, pacer: DepthPacer, ids: TradeId
         if price[0] == "0" and not float(price):
             return out  # on futures an insurance or ADL entry (X is NA): a number, but no trade
         side: Side = "sell" if trade.m else "buy"  # m: the buyer is the maker
-        return (*out, Trade(topic, 0, ts, recv, 0, str(number), price, size, side))
+        event = Trade(topic, 0, ts, recv, 0, str(number), price, size, side)
+        return (*out, event) if out else (event,)
 
     return take
 
@@ -141,25 +144,35 @@ def _half(quote: Quote) -> Quote:
 def _quotes(native: str, topic: str, pacer: DepthPacer) -> Take:
     # The last texts found to be numbers: three in four have not changed.
     bid = bid_size = ask = ask_size = "0"
+    is_half = True
 
     def take(frame: bytes, recv: int) -> Sequence[Output]:
-        nonlocal bid, bid_size, ask, ask_size
+        nonlocal bid, bid_size, ask, ask_size, is_half
         best = _decode_book_ticker(frame).data
         if best.s != native:
             raise ValueError(f"{best.s!r} in the stream of {native}")
-        if best.b != bid:
-            bid = _digits(best.b)
         if best.B != bid_size:
-            bid_size = _digits(best.B)
-        if best.a != ask:
-            ask = _digits(best.a)
+            bid_size = best.B if _is_plain(best.B) else decimal(best.B)
         if best.A != ask_size:
-            ask_size = _digits(best.A)
-        ts = None if best.E is None else best.E * 1000
+            ask_size = best.A if _is_plain(best.A) else decimal(best.A)
+        if best.b != bid or best.a != ask:
+            # Both or neither: a frame that is refused leaves nothing behind that is half true.
+            bid, ask = (
+                best.b if _is_plain(best.b) else decimal(best.b),
+                best.a if _is_plain(best.a) else decimal(best.a),
+            )
+            is_half = not (float(bid) and float(ask))
+        if best.E is None:
+            event = Quote(topic, 0, None, recv, 0, bid, bid_size, ask, ask_size)
+            return (_half(event) if is_half else event,)
+        ts = best.E * 1000
         event = Quote(topic, 0, ts, recv, 0, bid, bid_size, ask, ask_size)
-        if (bid[0] == "0" and not float(bid)) or (ask[0] == "0" and not float(ask)):
+        if is_half:
             event = _half(event)
-        return (event,) if ts is None else (*pacer.advance(ts), event)
+        if pacer.now <= ts < pacer.due:  # as ``advance``, where it has nothing to say
+            pacer.now = ts
+            return (event,)
+        return (*pacer.advance(ts), event)
 
     return take
 

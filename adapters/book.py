@@ -11,7 +11,7 @@ no exchange has such steps, and ``Book.replace`` refuses a snapshot in which two
 
 from __future__ import annotations
 
-from bisect import bisect_left
+from bisect import bisect_left, insort
 from collections.abc import Iterable, Mapping, Sequence
 from math import inf
 from typing import TypeAlias
@@ -94,7 +94,7 @@ class _Side:
                 if old is None:
                     if key < horizon:
                         continue
-                    keys.insert(bisect_left(keys, key), key)
+                    insort(keys, key)
                     entered.append(key)
                 elif old[1] == level[1]:
                     continue

@@ -117,13 +117,17 @@ class Pass:
 
     def run(self) -> float:
         """Take every frame; return the seconds of CPU it took."""
-        take, entries = self._take, self._entries
+        stamp, carry_out, entries = self._sequencer.stamp, self._carry_out, self._entries
         gc.collect()
         started = time.process_time()
         for adapter, body in self.work:
             now = now_us()
             try:
-                take(adapter, adapter.parse(body, now), now)
+                for output in adapter.parse(body, now):
+                    if type(output) in EVENTS:
+                        entries.append(stamp(output, now))  # type: ignore[arg-type]  # its type says
+                    else:
+                        carry_out(adapter, output, now)
             except BadPayload:
                 self.bad += 1
             if len(entries) >= _BATCH:
@@ -131,18 +135,17 @@ class Pass:
         self._hand_over()
         return time.process_time() - started
 
-    def _take(self, adapter: Adapter, outputs: Iterable[Output], now: int) -> None:
-        """Encode what follows from a frame, as ``adapters.connection`` and the publisher do."""
-        for output in outputs:
-            if type(output) in EVENTS:
-                entry = self._sequencer.stamp(output, now)  # type: ignore[arg-type]  # its type says
-                self._entries.append(entry)
-            elif isinstance(output, Checkpoint):
-                self._sequencer.checkpoint(output.book, now)
-            elif isinstance(output, Fetch):
-                bodies = self._bodies.get(self._recording.venue.rest_key(output.path) or "")
-                if bodies:  # each once, as the fake exchange does; more is never asked in time
-                    self._take(adapter, adapter.fetched(output.key, bodies.pop(0), now), now)
+    def _carry_out(self, adapter: Adapter, output: Output, now: int) -> None:
+        """Do what else follows from a frame, as ``adapters.connection`` and the publisher do."""
+        if type(output) in EVENTS:
+            self._entries.append(self._sequencer.stamp(output, now))  # type: ignore[arg-type]
+        elif isinstance(output, Checkpoint):
+            self._sequencer.checkpoint(output.book, now)
+        elif isinstance(output, Fetch):
+            bodies = self._bodies.get(self._recording.venue.rest_key(output.path) or "")
+            if bodies:  # each once, as the fake exchange does; more is never asked in time
+                for answer in adapter.fetched(output.key, bodies.pop(0), now):
+                    self._carry_out(adapter, answer, now)
 
     def _hand_over(self) -> None:
         self.events += len(self._entries)

@@ -49,9 +49,9 @@ class Sequencer:
         Args:
             now: µs; becomes ``pub``.
         """
-        topic = event.topic
-        seq = self._last.get(topic, self.epoch - 1) + 1
-        self._last[topic] = seq
+        topic, last = event.topic, self._last
+        seq = last[topic] + 1 if topic in last else self.epoch
+        last[topic] = seq
         # Measured: two force_setattr cost 0.1 µs, what msgspec.structs.replace costs is 0.4.
         force_setattr(event, "seq", seq)
         force_setattr(event, "pub", now)

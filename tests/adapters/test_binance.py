@@ -279,6 +279,16 @@ def test_an_empty_side_of_a_quote_is_null() -> None:
     ]
 
 
+def test_a_refused_quote_leaves_nothing_behind_for_the_next() -> None:
+    reader = one(Binance, "bookTicker")
+    best = {"u": 1, "s": "BTCUSDT", "b": "5.00", "B": "1.0", "a": "6.00", "A": "2.0"}
+    feed(reader, wrapped("btcusdt@bookTicker", **best))
+    with pytest.raises(BadPayload):
+        feed(reader, wrapped("btcusdt@bookTicker", **{**best, "b": "0.00", "a": "six"}))
+    (half,) = only(Quote, feed(reader, wrapped("btcusdt@bookTicker", **{**best, "b": "0.00"})))
+    assert (half.bid, half.bid_size, half.ask) == (None, None, "6.00")
+
+
 def test_a_ticker_without_best_prices_has_none() -> None:
     fields = {"c": "5", "o": "1", "h": "6", "l": "0.5", "v": "10.0", "q": "40"}
     frame = wrapped("btcusdt@ticker", e="24hrTicker", E=9, s="BTCUSDT", p="-1", **fields)
