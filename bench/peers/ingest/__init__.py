@@ -49,6 +49,7 @@ class Peer(msgspec.Struct, frozen=True):
     command: tuple[str, ...]
 
 
+_CRYPTOFEED = INSTALLED / "python" / "cryptofeed"
 _PYTHON = (sys.executable, str(HERE / "cryptofeed_peer.py"))
 _NODE = (which("node") or "node", str(HERE / "tardis.mjs"))
 _TARDIS = INSTALLED / "node_modules" / "tardis-dev"
@@ -57,8 +58,15 @@ PEERS = (
         "cryptofeed",
         "cryptofeed",
         "Decimal objects to callbacks, whole book kept and its changes; no encoding, no depth",
-        INSTALLED / "python" / "cryptofeed",
-        _PYTHON,
+        _CRYPTOFEED,
+        (*_PYTHON, "plain"),
+    ),
+    Peer(
+        "cryptofeed, encoded",
+        "cryptofeed",
+        "the same, and JSON of every event, of a book its changes",
+        _CRYPTOFEED,
+        (*_PYTHON, "encoded"),
     ),
     Peer(
         "tardis-dev",
