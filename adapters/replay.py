@@ -24,7 +24,7 @@ from adapters import registry
 from adapters.base import Stream
 from adapters.fault_language import parse
 from adapters.faults import Door, Faults
-from adapters.recording import Recording, load
+from adapters.recording import Frame, Recording, load
 from adapters.stage import Player, Stage
 from adapters.tasks import until
 from feed.errors import ConfigError
@@ -82,6 +82,8 @@ class FakeExchange:
         port: 0 takes a free one.
         faults: What is broken on purpose; even an empty one makes this an exchange that lives on:
             who comes back hears how it goes on, not the tape from its start.
+        go: Clocks wait until it is set; None: they wait for nothing.
+        on_send: Is told of each frame just before it is sent.
 
     Attributes:
         handshakes: When each of the last WebSocket handshakes was asked for, seconds of the loop.
@@ -101,6 +103,8 @@ class FakeExchange:
         port: int = 0,
         tells: bool = True,
         faults: Faults | None = None,
+        go: asyncio.Event | None = None,
+        on_send: Callable[[Frame], None] | None = None,
     ) -> None:
         self._tells = tells
         self._host = host
@@ -115,6 +119,12 @@ class FakeExchange:
             )
             for name, recording in recordings.items()
         }
+        for stage in self._stages.values():
+            stage.on_send = on_send
+            if go is None:
+                stage.go.set()
+            else:
+                stage.go = go
         self.handshakes: deque[float] = deque(maxlen=REMEMBERED)
         self._door = Door(Faults())
         self._faults: Faults | None = None

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from itertools import islice
 
@@ -56,6 +57,10 @@ class Stage:
         self.reached: dict[Stream, int] = {}
         self.over = asyncio.Event()
         self.empty = asyncio.Event()
+        #: Set once clocks may start.
+        self.go = asyncio.Event()
+        #: Told of each frame just before it is sent.
+        self.on_send: Callable[[Frame], None] | None = None
         self.sent = 0
         self._given: dict[str, int] = {}
         self._faults: Faults | None = None
@@ -214,6 +219,7 @@ class Player:
     async def _play(self) -> None:
         stage = self._stage
         await self._started.wait()
+        await stage.go.wait()
         if not await self._send():
             return
         if stage.loop:
@@ -328,6 +334,8 @@ class Player:
             await self._give(late.frame)
 
     async def _give(self, frame: Frame) -> None:
+        if self._stage.on_send is not None:
+            self._stage.on_send(frame)
         await self._socket.send(frame.body, text=frame.is_text)
         self._stage.sent += 1
 
