@@ -20,7 +20,7 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -29,30 +29,22 @@ import msgspec
 from adapters.playback import bundled
 from bench import report
 from bench.histogram import Histogram
-from bench.journey import STAGES, Arrival, Journey, Origins, arrivals, unaccounted
+from bench.journey import Arrival, Journey, Origins, Stage, arrivals, unaccounted
 from bench.playing import Playing
 from bench.processes import BenchError, Child, allow_files, cost
-from bench.track import Pace, Track, load
+from bench.track import Pace, Track, load, pace_of
 from feed.bus.embedded import EmbeddedServer
 from feed.errors import ConfigError
+from feed.listing import pages
 
 _NO_HEARTBEAT_S = 86_400
+_LISTED_S = 20.0
 _QUIET_S = 1.0
 _LOOK_S = 0.05
 _LATE_LIMIT_US = 10_000
 _FULL = 0.95
 #: The bundled tapes that are copied where a rate is asked for: of one minute, with every kind.
 _DENSE = ("binance_btcusdt", "binance-usdm_btcusdt")
-
-
-class Stage(msgspec.Struct, frozen=True, kw_only=True):
-    """One stage of the way, ms."""
-
-    name: str
-    p50_ms: float
-    p99_ms: float
-    p999_ms: float
-    max_ms: float
 
 
 class Row(msgspec.Struct, kw_only=True):
@@ -143,7 +135,7 @@ def run(
         port = web.hear()["port"]
         witness = stack.enter_context(Child("bench.witness", {}, cores))
         witness.hear()
-        playing.await_topics(f"http://127.0.0.1:{port}")
+        _await_topics(f"http://127.0.0.1:{port}", playing.topics)
         command = {"op": "subscribe", "topics": playing.topics, "mode": "all", "status": False}
         witness.ask(
             {
@@ -191,9 +183,7 @@ def run(
         frames=playing.frames,
         events=events,
         events_per_s=events / max((journey.last - journey.first) / 1e6, 1e-9),
-        stages=[
-            _stage(name, histogram) for name, histogram in zip(STAGES, journey.stages, strict=True)
-        ],
+        stages=journey.summary(),
         cpu=cpu,
         lost=lost,
         odd=odd,
@@ -203,6 +193,22 @@ def run(
     )
     row.notes += _doubts(row, len(cores))
     return row
+
+
+def _await_topics(url: str, topics: Iterable[str]) -> None:
+    """Return once the server at ``url`` knows these.
+
+    Raises:
+        BenchError: It does not come to know them.
+    """
+    deadline = time.monotonic() + _LISTED_S
+    missing = set(topics)
+    while missing:
+        if time.monotonic() > deadline:
+            raise BenchError(f"{url} does not carry {min(missing)}")
+        time.sleep(_LOOK_S)
+        for page in pages(url, "/v1/topics"):
+            missing -= {row["topic"] for row in page["topics"]}
 
 
 def _read(path: Path) -> list[Arrival]:
@@ -219,16 +225,6 @@ def _drain(witness: Child) -> None:
         if size != last:
             last, moved_at = size, time.monotonic()
         time.sleep(_LOOK_S)
-
-
-def _stage(name: str, histogram: Histogram) -> Stage:
-    return Stage(
-        name=name,
-        p50_ms=histogram.percentile(50) / 1000,
-        p99_ms=histogram.percentile(99) / 1000,
-        p999_ms=histogram.percentile(99.9) / 1000,
-        max_ms=histogram.max / 1000,
-    )
 
 
 def _doubts(row: Row, cores: int) -> Iterator[str]:
@@ -260,24 +256,6 @@ def cpu_cells(row: Row) -> list[str]:
     """Return what each process used, as the second table shows it."""
     values = [*row.cpu.values(), sum(row.cpu.values())]
     return [row.name, *(f"{value:.0%}" for value in values)]
-
-
-def pace_of(text: str) -> Pace:
-    """Read ``10x``, ``max`` or ``20000``.
-
-    Raises:
-        ConfigError: None of these.
-    """
-    if text == "max":
-        return Pace()
-    try:
-        if text.endswith("x") and float(text[:-1]) > 0:
-            return Pace(speed=float(text[:-1]))
-        if int(text) > 0:
-            return Pace(rate=int(text))
-    except ValueError:
-        pass
-    raise ConfigError(f"pace {text[:20]!r}: 1x, 10x, max, or events a second")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -55,6 +55,16 @@ def arrival(at: int, payload: bytes | str) -> Arrival | None:
     return Arrival(at, said["topic"], said["seq"], said["recv"], said["pub"], identity(said))
 
 
+class Stage(msgspec.Struct, frozen=True, kw_only=True):
+    """One stage of the way, ms."""
+
+    name: str
+    p50_ms: float
+    p99_ms: float
+    p999_ms: float
+    max_ms: float
+
+
 class Origins:
     """Finds the moment at which the frame behind an entry was sent; each frame's events once.
 
@@ -109,6 +119,19 @@ class Journey:
                 steps = (one.recv - sent, one.pub - one.recv, one.at - one.pub, one.at - sent)
                 for histogram, step in zip(self.stages, steps, strict=True):
                     histogram.add(step)
+
+    def summary(self) -> list[Stage]:
+        """Return the stages in figures."""
+        return [
+            Stage(
+                name=name,
+                p50_ms=histogram.percentile(50) / 1000,
+                p99_ms=histogram.percentile(99) / 1000,
+                p999_ms=histogram.percentile(99.9) / 1000,
+                max_ms=histogram.max / 1000,
+            )
+            for name, histogram in zip(STAGES, self.stages, strict=True)
+        ]
 
 
 def unaccounted(came: Iterable[Arrival], published: Mapping[str, int]) -> tuple[int, int]:

@@ -7,21 +7,16 @@ after the clients are there.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
 from redis import Redis
 
-from bench.processes import BenchError, Child
+from bench.processes import Child
 from bench.track import Pace, Track
 from feed.bus.keys import stream_key
-from feed.errors import FeedError
-from feed.listing import pages
 
-_LISTED_S = 20.0
-_LOOK_S = 0.05
 #: What the fakes may take beyond the time the tapes take.
 _SLACK_S = 120.0
 
@@ -75,26 +70,6 @@ class Playing:
         }
         self.ingest = stack.enter_context(Child("bench.ingester", settings, cores))
         self.ingest.hear()
-
-    def await_topics(self, url: str) -> None:
-        """Return once the server at ``url`` knows all topics.
-
-        Raises:
-            BenchError: It does not come to know them.
-        """
-        deadline = time.monotonic() + _LISTED_S
-        missing = set(self.topics)
-        while missing:
-            if time.monotonic() > deadline:
-                raise BenchError(f"{url} does not carry {sorted(missing)[0]}")
-            time.sleep(_LOOK_S)
-            try:
-                listed = [
-                    row["topic"] for page in pages(url, "/v1/topics") for row in page["topics"]
-                ]
-            except FeedError:
-                continue
-            missing -= set(listed)
 
     def published(self) -> dict[str, int]:
         """Return how many entries each topic was ever given on the bus."""

@@ -48,6 +48,24 @@ class Pace(msgspec.Struct, frozen=True):
         return "max" if self.speed is None else f"{self.speed:g}x"
 
 
+def pace_of(text: str) -> Pace:
+    """Read ``10x``, ``max`` or ``20000``.
+
+    Raises:
+        ConfigError: None of these.
+    """
+    if text == "max":
+        return Pace()
+    try:
+        if text.endswith("x") and float(text[:-1]) > 0:
+            return Pace(speed=float(text[:-1]))
+        if int(text) > 0:
+            return Pace(rate=int(text))
+    except ValueError:
+        pass
+    raise ConfigError(f"pace {text[:20]!r}: 1x, 10x, max, or events a second")
+
+
 class Track:
     """One exchange's recording with what its frames become. Pure.
 

@@ -10,7 +10,7 @@ from adapters.base import TapeLine
 from adapters.recording import Recording
 from bench import endtoend
 from bench.journey import Arrival, Journey, Origins, arrivals, unaccounted
-from bench.track import Pace, Track, load, renaming
+from bench.track import Pace, Track, load, pace_of, renaming
 from feed.encoding import JSON
 from feed.errors import ConfigError
 
@@ -129,11 +129,11 @@ def test_copies_say_the_same_each_under_its_own_name(small_tape: Path) -> None:
 
 
 def test_a_pace_is_a_factor_or_a_rate_or_max() -> None:
-    assert endtoend.pace_of("10x") == Pace(speed=10) and endtoend.pace_of("max") == Pace()
-    assert endtoend.pace_of("20000") == Pace(rate=20_000)
+    assert pace_of("10x") == Pace(speed=10) and pace_of("max") == Pace()
+    assert pace_of("20000") == Pace(rate=20_000)
     for text in ("fast", "0x", "-1", ""):
         with pytest.raises(ConfigError):
-            endtoend.pace_of(text)
+            pace_of(text)
 
 
 def test_a_tape_that_is_not_there_is_one_clear_line(capsys: pytest.CaptureFixture[str]) -> None:
