@@ -11,7 +11,11 @@ ARGS   ?=
 # when make itself is killed (setpriv is in Debian's base system; elsewhere make goes without).
 TIED = $(shell setpriv --pdeathsig TERM true 2>/dev/null && echo setpriv --pdeathsig TERM)
 
-.PHONY: help install run test lint format bench bench-peers torture lock clean bench-peers-ingest
+PLOTTING := $(VENV)/.plotting
+# Where benches leave their JSON lines.
+BENCH_OUT := build/bench
+
+.PHONY: help install run test lint format bench plots bench-peers bench-peers-ingest torture lock clean
 
 help:
 	@echo "make install   make .venv: everything pinned and hash-checked, then the project itself"
@@ -19,9 +23,10 @@ help:
 	@echo "make test      all tests, with a real Valkey"
 	@echo "make lint      ruff and mypy"
 	@echo "make format    let ruff rewrite the files"
-	@echo "make bench     fan-out and ingest benches"
 	@echo "make bench-peers  other servers for python -m bench.fanout --peers all, into build/peers"
 	@echo "make bench-peers-ingest  other programs for python -m bench.ingest --peers"
+	@echo "make bench     all benches, some minutes; JSON lines, and plots where matplotlib is, in $(BENCH_OUT)"
+	@echo "make plots     install matplotlib and draw what make bench left"
 	@echo "make torture   kill, freeze and restart everything at random, and account for every entry"
 	@echo "make lock      renew requirements.lock from pyproject.toml (UPGRADE=1: take newer versions)"
 	@echo "make clean     remove .venv, caches and builds"
@@ -58,9 +63,24 @@ format: $(STAMP)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# Short runs of everything; docs/benchmarks.md says how each is run in earnest.
+bench: export BENCH_OUT := $(BENCH_OUT)
 bench: $(STAMP)
-	$(BIN)/python -m bench.fanout
-	$(BIN)/python -m bench.ingest
+	@rm -rf $(BENCH_OUT)
+	@$(BIN)/python -m bench.fanout --seconds 5
+	@$(BIN)/python -m bench.ingest
+	@$(BIN)/python -m bench.storm --clients 2000
+	@$(BIN)/python -m bench.memory --counts 500,1500,2500
+	@$(BIN)/python -m bench.endtoend --seconds 6
+	@$(BIN)/python -m bench.plots $(BENCH_OUT)/*.jsonl --out $(BENCH_OUT)
+
+plots: $(PLOTTING)
+	@$(BIN)/python -m bench.plots $(BENCH_OUT)/*.jsonl --out $(BENCH_OUT)
+
+$(PLOTTING): requirements-bench.lock $(STAMP)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+	  --require-hashes --only-binary=:all: -r requirements-bench.lock
+	@touch $@
 
 # Exactly the files whose hashes are in the lock, and no scripts of theirs. The lock holds no address
 # of a registry: npm install --package-lock-only --omit-lockfile-registry-resolved renews it.
@@ -100,13 +120,17 @@ lock:
 	$(LOCK_VENV)/bin/uv pip compile bench/peers/requirements.in --constraint requirements.lock \
 	  --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	  --no-emit-find-links --quiet --custom-compile-command "make lock" -o bench/peers/requirements.lock
+	$(LOCK_VENV)/bin/uv pip compile pyproject.toml --extra bench --universal --python-version 3.11 \
+	  --generate-hashes --no-emit-index-url --no-emit-find-links --quiet -c requirements.lock \
+	  $$(sed -n 's/^\([a-z0-9-]*\)==.*/--no-emit-package \1/p' requirements.lock) \
+	  --custom-compile-command "make lock" $(if $(UPGRADE),--upgrade) -o requirements-bench.lock
 	@for arch in x86_64 aarch64; do \
 	  rm -rf $(LOCK_VENV)/$$arch; \
 	  $(LOCK_VENV)/bin/python -m pip download --quiet --disable-pip-version-check --no-deps \
 	    --require-hashes --only-binary=:all: --python-version 3.11 --implementation cp \
 	    --abi cp311 --abi abi3 --abi none --platform manylinux2014_$$arch \
 	    $(foreach v,$(GLIBC),--platform manylinux_$(v)_$$arch) \
-	    -r requirements.lock -d $(LOCK_VENV)/$$arch && echo "$$arch: wheels for everything" || exit 1; \
+	    -r requirements.lock -r requirements-bench.lock -d $(LOCK_VENV)/$$arch && echo "$$arch: wheels for everything" || exit 1; \
 	done
 
 clean:

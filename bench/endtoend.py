@@ -59,6 +59,7 @@ class Row(msgspec.Struct, kw_only=True):
         events_per_s: From the first to the last that a client got.
         stages: In the order of the way; the last one is the whole.
         cpu: Of a core, process by process, while the tapes ran.
+        waited: Part of that time in which a process could have run but had no core.
         lost: Entries published that a client lacks, over all clients; of one that only counts,
             any difference in bytes is 1.
         odd: Entries that came twice or out of order, over the clients that are looked at.
@@ -76,6 +77,7 @@ class Row(msgspec.Struct, kw_only=True):
     events_per_s: float
     stages: list[Stage]
     cpu: dict[str, float]
+    waited: dict[str, float]
     lost: int
     odd: int
     untraced: float
@@ -158,7 +160,7 @@ def run(
         sent = playing.finish()
         _drain(witness)
         wall = time.monotonic() - started - _QUIET_S
-        cpu = {name: cost(pid).since(before[name]).cpu_s / wall for name, pid in pids.items()}
+        used = {name: cost(pid).since(before[name]) for name, pid in pids.items()}
         got = witness.ask({"do": "result", "into": str(folder)}, timeout_s=120)
         size = witness.ask({"do": "mark"})["bytes"]
         published = playing.published()
@@ -184,7 +186,8 @@ def run(
         events=events,
         events_per_s=events / max((journey.last - journey.first) / 1e6, 1e-9),
         stages=journey.summary(),
-        cpu=cpu,
+        cpu={name: one.cpu_s / wall for name, one in used.items()},
+        waited={name: one.waited_s / wall for name, one in used.items()},
         lost=lost,
         odd=odd,
         untraced=journey.untraced / max(journey.entries, 1),
@@ -237,7 +240,7 @@ def _doubts(row: Row, cores: int) -> Iterator[str]:
 
 
 COLUMNS = ("pace", "events", "events/s", "stage", "p50 ms", "p99", "p99.9", "max", "lost")
-CPU_COLUMNS = ("CPU, of a core", "exchange", "ingest", "valkey", "web", "clients", "all")
+CPU_COLUMNS = ("CPU (waited for it)", "exchange", "ingest", "valkey", "web", "clients", "all")
 
 
 def cells(row: Row) -> list[list[str]]:
@@ -254,8 +257,8 @@ def cells(row: Row) -> list[list[str]]:
 
 def cpu_cells(row: Row) -> list[str]:
     """Return what each process used, as the second table shows it."""
-    values = [*row.cpu.values(), sum(row.cpu.values())]
-    return [row.name, *(f"{value:.0%}" for value in values)]
+    shown = [f"{used:.0%} ({row.waited[name]:.0%})" for name, used in row.cpu.items()]
+    return [row.name, *shown, f"{sum(row.cpu.values()):.0%}"]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

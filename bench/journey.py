@@ -1,4 +1,8 @@
-"""What became of every frame on its way: from the exchange's hand to a client's, by stage. Pure."""
+"""What became of every frame on its way: from the exchange's hand to a client's, by stage. Pure.
+
+``depth`` is in no stage: it is held back on purpose, up to 100 ms of exchange time, and then says
+when the change came that it tells of.
+"""
 
 from __future__ import annotations
 
@@ -95,7 +99,8 @@ class Journey:
     Attributes:
         stages: In the order of ``STAGES``, µs.
         entries: All.
-        untraced: Those whose frame is not known (a restart's ``gap``, for one).
+        untraced: Those whose frame is not known (a restart's ``gap``, for one), or that came
+            before it was sent, which no entry can.
         first, last: When the first and the last one came, µs; 0: none came.
     """
 
@@ -113,7 +118,9 @@ class Journey:
             self.first = min(self.first or one.at, one.at)
             self.last = max(self.last, one.at)
             sent = origins.take(one.identity)
-            if sent is None:
+            if one.topic.startswith("depth."):
+                continue
+            if sent is None or one.recv < sent:
                 self.untraced += 1
             elif sent >= self._since:
                 steps = (one.recv - sent, one.pub - one.recv, one.at - one.pub, one.at - sent)

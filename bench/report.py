@@ -73,9 +73,14 @@ def note(text: str) -> None:
 
 
 def json_line(bench: str, facts: Mapping[str, object], rows: Sequence[object]) -> None:
-    """Print everything as one line of JSON."""
+    """Print everything as one line of JSON; also into ``$BENCH_OUT/<bench>.jsonl``, where set."""
     line = msgspec.json.encode({"bench": bench, "machine": facts, "rows": rows})
     print(line.decode(), flush=True)
+    if folder := os.environ.get("BENCH_OUT"):
+        path = Path(folder) / f"{bench}.jsonl"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("ab") as file:
+            file.write(line + b"\n")
 
 
 def number(value: float) -> str:

@@ -27,6 +27,8 @@ from feed.sequencer import Sequencer
 
 _decode = msgspec.json.Decoder(dict[str, Any]).decode
 _encode = msgspec.json.Encoder(order="sorted").encode
+#: Between the first and the last copy: the beat of most books.
+_SHIFT_S = 0.1
 _EPOCH = 1_732_280_000_000_000
 
 
@@ -146,7 +148,7 @@ def load(paths: Sequence[Path], copies: int = 1) -> dict[str, Recording]:
 
     Args:
         copies: Every instrument so many times, under names of its own: ``BTC-USDT``,
-            ``BTC1-USDT``, …
+            ``BTC1-USDT``, …; a little apart, so that the largest frames of all do not coincide.
 
     Raises:
         ConfigError: Not a tape, of no exchange we know, or one that cannot be copied.
@@ -170,8 +172,9 @@ def _recording(name: str, tapes: Sequence[Sequence[TapeLine]], copies: int) -> R
     for lines in tapes:
         natives = {one.native for one in Recording(lines, entry.load_venue()()).streams}
         renamed = (renaming(entry.load_adapter(), natives, i) for i in range(copies))
-        for names in renamed:
-            parts.append(list(_part(lines, names, f"{len(parts)}:")))
+        for i, names in enumerate(renamed):
+            shift_s = i * _SHIFT_S / copies
+            parts.append(list(_part(lines, names, f"{len(parts)}:", shift_s)))
     whole = Recording(list(heapq.merge(*parts, key=attrgetter("t"))), entry.load_venue()())
     # A body without a URL is its tape's only instrument's, which only the tape alone can tell.
     whole.bodies = {
@@ -202,8 +205,10 @@ def renaming(adapter: type[Adapter], natives: Iterable[str], copy: int) -> dict[
     return names
 
 
-def _part(lines: Iterable[TapeLine], names: Mapping[str, str], conn: str) -> Iterator[TapeLine]:
-    """Yield the lines from second 0 on, in a time that only rises, renamed."""
+def _part(
+    lines: Iterable[TapeLine], names: Mapping[str, str], conn: str, shift_s: float
+) -> Iterator[TapeLine]:
+    """Yield the lines from second ``shift_s`` on, in a time that only rises, renamed."""
     any_name = "|".join(map(re.escape, names))
     word = re.compile(rf"(?<![A-Za-z0-9])({any_name})(?![A-Za-z0-9])")
 
@@ -211,11 +216,11 @@ def _part(lines: Iterable[TapeLine], names: Mapping[str, str], conn: str) -> Ite
         return word.sub(lambda found: names[found[0]], text) if text and names else text
 
     first: float | None = None
-    t = 0.0
+    t = shift_s
     for line in lines:
         if line.t is not None:
             first = line.t if first is None else first
-            t = max(t, line.t - first)
+            t = max(t, line.t - first + shift_s)
         yield msgspec.structs.replace(
             line, t=t, conn=conn + (line.conn or ""), url=rename(line.url), raw=rename(line.raw)
         )

@@ -13,7 +13,9 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 REPO = Path(__file__).resolve().parent.parent
-LOCK = (REPO / "requirements.lock").read_text()
+LOCK = "".join(
+    (REPO / name).read_text() for name in ("requirements.lock", "requirements-bench.lock")
+)
 PROJECT = tomllib.loads((REPO / "pyproject.toml").read_text())
 PINS = dict(re.findall(r"^([a-z0-9.-]+)==([^ ;]+)", LOCK, re.MULTILINE))
 
@@ -44,6 +46,10 @@ def test_every_pin_of_the_lock_carries_hashes() -> None:
 
 def test_lock_names_no_index_and_no_path() -> None:
     assert not re.search(r"https?://|file:|--index-url|--find-links|(?<=\s)/\w+/", LOCK)
+
+
+def test_what_only_plots_need_is_installed_by_nothing_else() -> None:
+    assert "matplotlib" not in (REPO / "requirements.lock").read_text()
 
 
 def test_command_feed_is_the_cli() -> None:

@@ -57,7 +57,9 @@ def test_every_entry_of_both_copies_is_followed_to_every_client(
     assert (row["lost"], row["odd"], row["untraced"]) == (0, 0, 0.0)
     whole = row["stages"][-1]
     assert whole["name"] == "exchange to client" and 0 < whole["p50_ms"] <= whole["max_ms"]
-    assert set(row["cpu"]) == {"exchange", "ingest", "valkey", "web", "clients"}
+    assert (
+        set(row["cpu"]) == set(row["waited"]) == {"exchange", "ingest", "valkey", "web", "clients"}
+    )
 
 
 @pytest.mark.parametrize(
@@ -95,13 +97,17 @@ def test_what_a_client_was_given_is_read_however_it_was_cut() -> None:
 
 def test_stages_add_up_and_what_no_frame_made_is_in_none() -> None:
     one = track()
+    trade, quote = one.made[0][0], one.made[1][0]
     journey = Journey(since=2)
     came = [
-        Arrival(40, "t", i, 20, 30, made)
-        for i, made in enumerate((one.made[0][0], one.made[1][0], b"?"))
+        Arrival(40, "trade.x.Y", 1, 20, 30, trade),  # sent before what is measured
+        Arrival(40, "quote.x.Y", 1, 20, 30, quote),
+        Arrival(40, "depth.x.Y", 1, 20, 30, quote),  # held back on purpose
+        Arrival(40, "quote.x.Y", 2, 20, 30, b"?"),
+        Arrival(40, "quote.x.Y", 3, 5, 30, quote),  # received before it was sent
     ]
     journey.follow(came, Origins([one], {"binance": [1, 2, 3, 4, 5, 6]}))
-    assert (journey.entries, journey.untraced) == (3, 1)
+    assert (journey.entries, journey.untraced) == (5, 2)
     assert [stage.count for stage in journey.stages] == [1] * 4
     assert [stage.max for stage in journey.stages] == [18, 10, 10, 38]
 
