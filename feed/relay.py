@@ -309,7 +309,9 @@ class Relay:
                 payloads = await self._bus.history(state.name, state.seq)
         except (BusError, TimeoutError) as e:
             log.warning("cannot repair %s: %s", state.name, e or "the bus did not answer")
-        for entry in (*self.entries.read(state.name, payloads), *self._release_held(state)):
+        found = [*self.entries.read(state.name, payloads), *self._release_held(state)]
+        # A fast topic's stream may have let go of what was heard since the repair began.
+        for entry in sorted(found, key=lambda entry: (entry.epoch, entry.seq)):
             self._apply(state, entry)
         if state.window is not None and was_valid and not state.valid:
             try:

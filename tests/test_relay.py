@@ -529,3 +529,14 @@ async def test_entries_lost_before_the_first_one_heard_are_found(rig: Rig) -> No
     await publisher.publish(publisher.trade())
     await rig.settle(TRADE)
     assert [one for one in rig.ledger.seen if one["type"] == "trade"] == publisher.sent[TRADE]
+
+
+async def test_what_was_heard_during_a_repair_is_not_lost_though_the_stream_let_go_of_it(
+    rig: Rig,
+) -> None:
+    publisher = rig.publisher
+    await rig.join(QUOTE)
+    kept = Retention().of("quote")
+    await publisher.publish(*[publisher.quote() for _ in range(kept + 50)])
+    await rig.settle(QUOTE)
+    assert [one for one in rig.ledger.seen if one["type"] == "quote"] == publisher.sent[QUOTE]
