@@ -43,6 +43,7 @@ _QUIET_S = 1.0
 _LOOK_S = 0.05
 _LATE_LIMIT_US = 10_000
 _FULL = 0.95
+_OTHERS = 0.15
 #: The bundled tapes that are copied where a rate is asked for: of one minute, with every kind.
 _DENSE = ("binance_btcusdt", "binance-usdm_btcusdt")
 
@@ -60,10 +61,11 @@ class Row(msgspec.Struct, kw_only=True):
         stages: In the order of the way; the last one is the whole.
         cpu: Of a core, process by process, while the tapes ran.
         waited: Part of that time in which a process could have run but had no core.
+        others_cpu: Of a core, everything else on the machine, the kernel's own work included.
         lost: Entries published that a client lacks, over all clients; of one that only counts,
             any difference in bytes is 1.
         odd: Entries that came twice or out of order, over the clients that are looked at.
-        untraced: Part of the entries whose frame is not known; they count in no stage.
+        untraced: Entries, over the clients looked at, whose frame is not known; in no stage.
         late_ms: How late the exchanges sent, p99: latency does not include it.
         notes: Why the figures are to be doubted.
     """
@@ -78,9 +80,10 @@ class Row(msgspec.Struct, kw_only=True):
     stages: list[Stage]
     cpu: dict[str, float]
     waited: dict[str, float]
+    others_cpu: float
     lost: int
     odd: int
-    untraced: float
+    untraced: int
     late_ms: float
     notes: list[str]
 
@@ -157,10 +160,12 @@ def run(
         }
         playing.go()
         before, started = {name: cost(pid) for name, pid in pids.items()}, time.monotonic()
+        busy_s = -_busy_s()
         sent = playing.finish()
         _drain(witness)
         wall = time.monotonic() - started - _QUIET_S
         used = {name: cost(pid).since(before[name]) for name, pid in pids.items()}
+        busy_s += _busy_s()
         got = witness.ask({"do": "result", "into": str(folder)}, timeout_s=120)
         size = witness.ask({"do": "mark"})["bytes"]
         published = playing.published()
@@ -188,9 +193,10 @@ def run(
         stages=journey.summary(),
         cpu={name: one.cpu_s / wall for name, one in used.items()},
         waited={name: one.waited_s / wall for name, one in used.items()},
+        others_cpu=max(0.0, busy_s - sum(one.cpu_s for one in used.values())) / wall,
         lost=lost,
         odd=odd,
-        untraced=journey.untraced / max(journey.entries, 1),
+        untraced=journey.untraced,
         late_ms=late.percentile(99) / 1000 if playing.seconds else 0.0,
         notes=[f"a client was closed: {reason}" for reason in got["closed"]],
     )
@@ -214,6 +220,13 @@ def _await_topics(url: str, topics: Iterable[str]) -> None:
             missing -= {row["topic"] for row in page["topics"]}
 
 
+def _busy_s() -> float:
+    """Return how long all cores together have been in use, or taken from this machine."""
+    first = Path("/proc/stat").read_text().partition("\n")[0].split()[1:9]
+    user, nice, system, _idle, _iowait, irq, softirq, steal = map(int, first)
+    return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
+
+
 def _read(path: Path) -> list[Arrival]:
     kept = msgspec.msgpack.decode(path.read_bytes(), type=list[tuple[int, bytes]])
     path.unlink()
@@ -235,12 +248,23 @@ def _doubts(row: Row, cores: int) -> Iterator[str]:
         yield f"the exchanges sent {row.late_ms:.0f} ms later than due (p99)"
     if row.rate is not None and row.events_per_s < 0.98 * row.rate:
         yield f"{row.events_per_s:,.0f} events/s came through, not the {row.rate:,} asked for"
+    if row.others_cpu > _OTHERS:
+        yield f"others used {row.others_cpu:.0%} of a core"
     if (used := sum(row.cpu.values())) > _FULL * cores:
         yield f"the machine is full: {used:.2f} of {cores} cores"
 
 
 COLUMNS = ("pace", "events", "events/s", "stage", "p50 ms", "p99", "p99.9", "max", "lost")
-CPU_COLUMNS = ("CPU (waited for it)", "exchange", "ingest", "valkey", "web", "clients", "all")
+CPU_COLUMNS = (
+    "CPU (waited for it)",
+    "exchange",
+    "ingest",
+    "valkey",
+    "web",
+    "clients",
+    "all",
+    "others",
+)
 
 
 def cells(row: Row) -> list[list[str]]:
@@ -258,7 +282,7 @@ def cells(row: Row) -> list[list[str]]:
 def cpu_cells(row: Row) -> list[str]:
     """Return what each process used, as the second table shows it."""
     shown = [f"{used:.0%} ({row.waited[name]:.0%})" for name, used in row.cpu.items()]
-    return [row.name, *shown, f"{sum(row.cpu.values()):.0%}"]
+    return [row.name, *shown, f"{sum(row.cpu.values()):.0%}", f"{row.others_cpu:.0%}"]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -308,7 +332,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for text in row.notes:
             report.note(f"{row.name}: {text}")
         if row.untraced:
-            report.note(f"{row.name}: {row.untraced:.1%} of the entries in no stage")
+            report.note(f"{row.name}: {row.untraced:,} entries in no stage")
     report.json_line("endtoend", facts, rows)
     return 0
 
