@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from pathlib import Path
 
@@ -82,28 +82,24 @@ class Exchanges:
 
     async def go(self, message: Message) -> Message:
         """Start all clocks, once ingest is there and has asked for everything."""
-        await _true(lambda: all(fake.clients for fake in self._fakes))
+        while not all(fake.clients for fake in self._fakes):  # noqa: ASYNC110 - told of nothing
+            await asyncio.sleep(_LOOK_S)
         await asyncio.sleep(SETTLE_S)
         self._go.set()
         return {}
 
-    async def finish(self, message: Message) -> Message:
-        """Return when each frame was sent, once all were."""
-        await _true(lambda: not any(stamps.left for stamps in self._stamps.values()))
-        return {"sent": {name: stamps.sent for name, stamps in self._stamps.items()}}
-
-
-async def _true(claim: Callable[[], bool]) -> None:
-    """Return once it is true; looking is cheaper than telling, which would cost every frame."""
-    while not claim():  # noqa: ASYNC110
-        await asyncio.sleep(_LOOK_S)
+    async def sent(self, message: Message) -> Message:
+        """Return how many frames are left to be sent; if none, when each was sent."""
+        left = sum(stamps.left for stamps in self._stamps.values())
+        sent = {name: stamps.sent for name, stamps in self._stamps.items()}
+        return {"left": left, "sent": {} if left else sent}
 
 
 async def _run() -> None:
     async with AsyncExitStack() as stack:
         exchanges = Exchanges(stack)
         say({"ready": True})
-        commands = (exchanges.load, exchanges.go, exchanges.finish)
+        commands = (exchanges.load, exchanges.go, exchanges.sent)
         await answer({command.__name__: command for command in commands})
 
 

@@ -7,16 +7,18 @@ after the clients are there.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
 from redis import Redis
 
-from bench.processes import Child
+from bench.processes import BenchError, Child
 from bench.track import Pace, Track
 from feed.bus.keys import stream_key
 
+_LOOK_S = 0.05
 #: What the fakes may take beyond the time the tapes take.
 _SLACK_S = 120.0
 
@@ -87,10 +89,17 @@ class Playing:
         self.exchange.ask({"do": "go"})
 
     def finish(self) -> dict[str, list[int]]:
-        """Wait until every frame has left; return when each did: exchange -> µs, 0: not played."""
-        sent: dict[str, list[int]] = self.exchange.ask(
-            {"do": "finish"}, timeout_s=self.seconds + _SLACK_S
-        )["sent"]
+        """Wait until every frame has left; return when each did: exchange -> µs, 0: not played.
+
+        Raises:
+            BenchError: They do not.
+        """
+        deadline = time.monotonic() + self.seconds + _SLACK_S
+        while (answer := self.exchange.ask({"do": "sent"}))["left"]:
+            if time.monotonic() > deadline:
+                raise BenchError(f"{answer['left']} frames were never sent")
+            time.sleep(_LOOK_S)
+        sent: dict[str, list[int]] = answer["sent"]
         return sent
 
     def lateness(self, sent: Mapping[str, Sequence[int]]) -> Iterable[int]:

@@ -36,7 +36,6 @@ _PERCENTILES: tuple[tuple[str, str, _Style], ...] = (
 )
 #: Okabe and Ito's, which colour-blind people can tell apart.
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
-_LIGHT = "#c8d6e0"
 
 
 class Line(msgspec.Struct):
@@ -71,10 +70,10 @@ def lines(texts: Iterable[str]) -> Iterator[Line]:
 
 def gather(found: Iterable[Line]) -> dict[str, list[Row]]:
     """Return all rows by bench, each thing once: the latest."""
-    rows: dict[str, dict[tuple[str, str], Row]] = {}
+    rows: dict[str, dict[tuple[object, ...], Row]] = {}
     for line in found:
         for row in line.rows:
-            key = (row.get("server", OURS), str(row.get("name", len(rows))))
+            key = (_server(row), row["name"], row.get("clients"), row.get("connections"))
             rows.setdefault(line.bench, {})[key] = row
     return {bench: list(by_name.values()) for bench, by_name in rows.items()}
 
@@ -88,7 +87,7 @@ def loads(rows: Sequence[Row]) -> dict[str, dict[str, list[Row]]]:
     """Return shape -> server -> rows by rising rate, of shapes that were run at several."""
     found: dict[str, dict[str, list[Row]]] = {}
     for row in sorted(rows, key=lambda row: row["rate"]):
-        found.setdefault(shape(row), {}).setdefault(row.get("server", OURS), []).append(row)
+        found.setdefault(shape(row), {}).setdefault(_server(row), []).append(row)
     return {
         name: by_server
         for name, by_server in found.items()
@@ -178,18 +177,11 @@ def _latency(name: str, load: str, by_server: Mapping[str, Sequence[Row]]) -> Pl
 
 def _deliveries(rows: Sequence[Row]) -> Plot:
     ordered = sorted(rows, key=lambda row: (shape(row), -row["rate"], row["deliveries_per_cpu_s"]))
-    servers = list(dict.fromkeys(row.get("server", OURS) for row in rows))
-    colours = dict(zip(servers, _colours(len(servers)), strict=True))
+    colours = _by_server(rows)
     figure, axes = _figure(8, 1.4 + 0.34 * len(rows))
     values = [row["deliveries_per_cpu_s"] for row in ordered]
-    bars = axes.barh(
-        range(len(rows)), values, color=[colours[row.get("server", OURS)] for row in ordered]
-    )
-    is_one = len(servers) == 1
-    names = [
-        row["name"] if is_one else f"{row['name']}  {row.get('server', OURS)}" for row in ordered
-    ]
-    axes.set_yticks(range(len(rows)), names, fontsize=8)
+    bars = axes.barh(range(len(rows)), values, color=[colours[_server(row)] for row in ordered])
+    axes.set_yticks(range(len(rows)), _names(ordered), fontsize=8)
     axes.bar_label(bars, [f"{value:,.0f}" for value in values], padding=3, fontsize=8)
     axes.set_xlim(0, max(values) * 1.15)
     axes.locator_params(axis="x", nbins=6)
@@ -201,22 +193,28 @@ def _deliveries(rows: Sequence[Row]) -> Plot:
 
 
 def _frames(rows: Sequence[Row]) -> Plot:
-    figure, axes = _figure(8, 1.4 + 0.5 * len(rows))
-    places = range(len(rows))
-    floors = [row["floor_per_s"] for row in rows]
+    colours = _by_server(rows)
+    figure, axes = _figure(8, 1.2 + 0.4 * len(rows))
     values = [row["frames_per_s"] for row in rows]
-    axes.barh(places, floors, height=0.7, color=_LIGHT, label="decoding the JSON alone")
-    bars = axes.barh(places, values, height=0.4, color=_COLOURS[0], label="adapter and encoding")
-    axes.set_yticks(places, [row["name"] for row in rows], fontsize=8)
-    axes.bar_label(bars, [f"{value:,.0f}" for value in values], padding=3, fontsize=8)
+    bars = axes.barh(range(len(rows)), values, color=[colours[_server(row)] for row in rows])
+    axes.set_yticks(range(len(rows)), _names(rows), fontsize=8)
+    parts = [f"{row['frames_per_s']:,.0f} ({_share(row)})" for row in rows]
+    axes.bar_label(bars, parts, padding=3, fontsize=8)
+    axes.set_xlim(0, max(values) * 1.25)
     axes.invert_yaxis()
     axes.locator_params(axis="x", nbins=6)
     _plain(axes, "x")
     axes.set_xlabel("frames a second, one core")
-    axes.legend(frameon=False, fontsize=9, loc="lower right", bbox_to_anchor=(1, 1))
     title = "Ingest: from raw frames to encoded events"
     axes.set_title(title, loc="left", fontsize=11)
-    return Plot("ingest", title, "Without sockets and bus. More is better.", figure)
+    caption = (
+        "Without sockets and bus. In brackets: as a part of decoding the JSON and nothing else."
+    )
+    return Plot("ingest", title, caption, figure)
+
+
+def _share(row: Row) -> str:
+    return f"{row['frames_per_s'] / row['floor_per_s']:.0%}"
 
 
 def _stages(rows: Sequence[Row]) -> Plot:
@@ -292,6 +290,21 @@ def _cpu(rows: Sequence[Row]) -> Plot:
     title = "End to end: which process uses the CPU"
     axes.set_title(title, loc="left", fontsize=11)
     return Plot("endtoend-cpu", title, "The machine's cores are shared by all processes.", figure)
+
+
+def _server(row: Row) -> str:
+    return str(row.get("server", OURS))
+
+
+def _names(rows: Sequence[Row]) -> list[str]:
+    """Return the rows' names, with the server where there are several."""
+    is_one = len({_server(row) for row in rows}) == 1
+    return [row["name"] if is_one else f"{row['name']}  {_server(row)}" for row in rows]
+
+
+def _by_server(rows: Sequence[Row]) -> dict[str, str]:
+    servers = list(dict.fromkeys(map(_server, rows)))
+    return dict(zip(servers, _colours(len(servers)), strict=True))
 
 
 def _colours(n: int) -> list[str]:

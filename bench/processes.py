@@ -149,6 +149,7 @@ class Child:
             stdout=subprocess.PIPE,
             cwd=REPO,
             env={**os.environ, **(environment or {})},
+            start_new_session=True,  # Ctrl-C is for the bench alone, which then ends its children
         )
         self.pid = self._process.pid
         self._buffer = b""
