@@ -29,7 +29,7 @@ import msgspec
 from adapters.playback import bundled
 from bench import report
 from bench.histogram import Histogram
-from bench.journey import Arrival, Journey, Origins, Stage, arrivals, unaccounted
+from bench.journey import Given, Journey, Origins, Stage, unaccounted
 from bench.playing import Playing
 from bench.processes import BenchError, Child, allow_files, cost
 from bench.track import Pace, Track, load, pace_of
@@ -64,6 +64,7 @@ class Row(msgspec.Struct, kw_only=True):
         others_cpu: Of a core, everything else on the machine, the kernel's own work included.
         lost: Entries published that a client lacks, over all clients; of one that only counts,
             any difference in bytes is 1.
+        declared: Entries that clients were told they would not get, over those looked at.
         odd: Entries that came twice or out of order, over the clients that are looked at.
         untraced: Entries, over the clients looked at, whose frame is not known; in no stage.
         late_ms: How late the exchanges sent, p99: latency does not include it.
@@ -82,6 +83,7 @@ class Row(msgspec.Struct, kw_only=True):
     waited: dict[str, float]
     others_cpu: float
     lost: int
+    declared: int
     odd: int
     untraced: int
     late_ms: float
@@ -171,12 +173,12 @@ def run(
         published = playing.published()
     start = min(at for times in sent.values() for at in times if at)
     journey = Journey(since=start + round(warm_up_s * 1e6 if playing.seconds else 0))
-    lost = odd = 0
+    lost = odd = declared = 0
     for path in map(Path, got["files"]):
-        came = _read(path)
-        journey.follow(came, Origins(tapes.tracks, sent))
-        missing, wrong = unaccounted(came, published)
-        lost, odd = lost + missing, odd + wrong
+        given = _read(path)
+        journey.follow(given.entries, Origins(tapes.tracks, sent))
+        missing, wrong = unaccounted(given.entries, published)
+        lost, odd, declared = lost + missing, odd + wrong, declared + given.declared
     lost += sum(one != size[0] for one in size)
     late = Histogram()
     for value in playing.lateness(sent):
@@ -195,6 +197,7 @@ def run(
         waited={name: one.waited_s / wall for name, one in used.items()},
         others_cpu=max(0.0, busy_s - sum(one.cpu_s for one in used.values())) / wall,
         lost=lost,
+        declared=declared,
         odd=odd,
         untraced=journey.untraced,
         late_ms=late.percentile(99) / 1000 if playing.seconds else 0.0,
@@ -227,10 +230,10 @@ def _busy_s() -> float:
     return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
 
 
-def _read(path: Path) -> list[Arrival]:
+def _read(path: Path) -> Given:
     kept = msgspec.msgpack.decode(path.read_bytes(), type=list[tuple[int, bytes]])
     path.unlink()
-    return list(arrivals(kept))
+    return Given().take_all(kept)
 
 
 def _drain(witness: Child) -> None:
@@ -248,6 +251,8 @@ def _doubts(row: Row, cores: int) -> Iterator[str]:
         yield f"the exchanges sent {row.late_ms:.0f} ms later than due (p99)"
     if row.rate is not None and row.events_per_s < 0.98 * row.rate:
         yield f"{row.events_per_s:,.0f} events/s came through, not the {row.rate:,} asked for"
+    if row.lost:
+        yield f"{row.declared:,} of the entries lost were declared by a gap"
     if row.others_cpu > _OTHERS:
         yield f"others used {row.others_cpu:.0%} of a core"
     if (used := sum(row.cpu.values())) > _FULL * cores:

@@ -7,7 +7,7 @@ when the change came that it tells of.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
@@ -38,25 +38,40 @@ class Arrival(NamedTuple):
     identity: bytes
 
 
-def arrivals(kept: Iterable[tuple[int, bytes]]) -> Iterator[Arrival]:
-    """Yield the entries in what a client was given, read by read."""
-    rest = b""
-    for at, data in kept:
-        rest += data
-        whole = list(frames(rest))
-        for payload, _ in whole:
-            if (one := arrival(at, payload)) is not None:
-                yield one
-        if whole:
-            rest = rest[whole[-1][1] :]
+class Given:
+    """What one client was given.
 
+    Attributes:
+        entries: In the order of arrival.
+        declared: Entries that the server said it would not get (gaps of the connection).
+    """
 
-def arrival(at: int, payload: bytes | str) -> Arrival | None:
-    """Return what one message is; None for what is no entry of a topic."""
-    said = _decode(payload)
-    if said.get("seq") is None or "pub" not in said:
-        return None
-    return Arrival(at, said["topic"], said["seq"], said["recv"], said["pub"], identity(said))
+    def __init__(self) -> None:
+        self.entries: list[Arrival] = []
+        self.declared = 0
+
+    def take(self, at: int, payload: bytes | str) -> None:
+        """Take one message."""
+        said = _decode(payload)
+        if said.get("seq") is not None and "pub" in said:
+            known_by = identity(said)
+            self.entries.append(
+                Arrival(at, said["topic"], said["seq"], said["recv"], said["pub"], known_by)
+            )
+        elif said["type"] == "gap":
+            self.declared += said["to"] - said["from"] + 1
+
+    def take_all(self, kept: Iterable[tuple[int, bytes]]) -> Given:
+        """Take what was read from a socket, read by read, however it was cut."""
+        rest = b""
+        for at, data in kept:
+            rest += data
+            whole = list(frames(rest))
+            for payload, _ in whole:
+                self.take(at, payload)
+            if whole:
+                rest = rest[whole[-1][1] :]
+        return self
 
 
 class Stage(msgspec.Struct, frozen=True, kw_only=True):

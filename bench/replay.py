@@ -32,7 +32,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, WebSocketException
 
 from bench import report
-from bench.journey import Arrival, Journey, Origins, Stage, arrival, unaccounted
+from bench.journey import Arrival, Given, Journey, Origins, Stage, unaccounted
 from bench.playing import Playing
 from bench.processes import BenchError, Child
 from bench.track import Pace, Track, load, pace_of
@@ -55,6 +55,7 @@ class Row(msgspec.Struct, kw_only=True):
         first_s, last_s: When they arrived, from the first frame's leaving the exchange.
         stages: Of the way; see ``bench.endtoend``.
         lost: Entries on the bus that did not arrive.
+        declared: How many the server said it would not deliver.
         odd: Entries that came twice or out of order.
         untraced: Entries made of no frame of the tape; they count in no stage.
         closed: Why the server closed the connection, if it did.
@@ -69,6 +70,7 @@ class Row(msgspec.Struct, kw_only=True):
     last_s: float
     stages: list[Stage]
     lost: int
+    declared: int
     odd: int
     untraced: int
     closed: str | None
@@ -134,9 +136,11 @@ class Listener:
         except ConnectionClosed as e:
             self.closed = str(e)
 
-    def arrivals(self) -> list[Arrival]:
-        found = (arrival(at, message) for at, message in self.kept)
-        return [one for one in found if one is not None]
+    def given(self) -> Given:
+        given = Given()
+        for at, message in self.kept:
+            given.take(at, message)
+        return given
 
 
 async def run(
@@ -182,7 +186,8 @@ async def run(
         raise BenchError(f"nothing was published to {bus}: has it another ingest of the exchange?")
     start = min(at for times in sent.values() for at in times if at)
     rows: list[Row] = []
-    came = {one.url: one.arrivals() for one in listeners}
+    given = {one.url: one.given() for one in listeners}
+    came = {url: one.entries for url, one in given.items()}
     for one in listeners:
         journey = Journey()
         journey.follow(came[one.url], Origins(tracks, sent))
@@ -198,6 +203,7 @@ async def run(
             last_s=(journey.last - start) / 1e6,
             stages=journey.summary(),
             lost=lost,
+            declared=given[one.url].declared,
             odd=odd,
             untraced=journey.untraced,
             closed=one.closed,
@@ -279,6 +285,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for row in rows:
         kinds = ", ".join(f"{n:,} {kind}" for kind, n in sorted(row.kinds.items()))
         report.note(f"{row.name}: {kinds}; from {row.first_s:.3f} s to {row.last_s:.3f} s")
+        if row.lost:
+            report.note(f"{row.name}: {row.declared:,} of the lost were declared by a gap")
         if row.odd or row.untraced:
             report.note(
                 f"{row.name}: {row.odd} twice or out of order, {row.untraced} not of the tape"

@@ -9,7 +9,7 @@ from adapters import registry, tape
 from adapters.base import TapeLine
 from adapters.recording import Recording
 from bench import endtoend
-from bench.journey import Arrival, Journey, Origins, arrivals, unaccounted
+from bench.journey import Arrival, Given, Journey, Origins, unaccounted
 from bench.track import Pace, Track, load, pace_of, renaming
 from feed.encoding import JSON
 from feed.errors import ConfigError
@@ -88,9 +88,12 @@ def test_an_entry_is_traced_to_its_own_frame_once() -> None:
 
 def test_what_a_client_was_given_is_read_however_it_was_cut() -> None:
     body = b'{"seq":7,"pub":20,"type":"trade","recv":10,"topic":"t","price":"1"}'
-    data = JSON.frame(b'{"type":"heartbeat","time":1}') + JSON.frame(body)
+    gap = b'{"type":"gap","topic":"t","seq":null,"cause":"slow_consumer","from":3,"to":6}'
+    data = b"".join(map(JSON.frame, (b'{"type":"heartbeat","time":1}', gap, body)))
     kept = [(100 + i, data[i : i + 1]) for i in range(len(data))]
-    (came,) = arrivals(kept)
+    given = Given().take_all(kept)
+    (came,) = given.entries
+    assert given.declared == 4
     assert (came.at, came.topic, came.seq, came.recv, came.pub) == (99 + len(data), "t", 7, 10, 20)
     assert came.identity == b'{"price":"1","topic":"t","type":"trade"}'
 
