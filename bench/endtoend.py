@@ -1,6 +1,6 @@
 """End to end: from the moment a frame leaves the exchange to a client's hand, stage by stage.
 
-    python -m bench.endtoend [TAPE …] [--paces 1x,10x,max,20000] [--clients 30] [--seconds 10]
+    python -m bench.endtoend [TAPE …] [--paces 1x,10x,max,20000] [--clients 20] [--seconds 10]
 
 Tapes are served by fake exchanges, ingest connects to them, and through Valkey and a web process
 all of it goes to every client, in mode ``all``: real processes and real sockets, which share the
@@ -297,7 +297,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("tapes", nargs="*", type=Path, help="instead of those bundled")
     parser.add_argument("--paces", default="1x,10x,max,5000,20000")
-    parser.add_argument("--clients", type=int, default=30)
+    parser.add_argument("--clients", type=int, default=20)
     parser.add_argument("--keep", type=int, default=3, help="clients looked at entry by entry")
     parser.add_argument("--seconds", type=float, default=10.0, help="the most that is played")
     parser.add_argument("--warm-up", type=float, default=1.0, help="seconds of it not measured")
