@@ -234,7 +234,7 @@ def _stages(rows: Sequence[Row]) -> Plot:
             axes.plot(x, p999, "^", color=colour, markersize=5)
     axes.set_yscale("log")
     _plain(axes, "y")
-    axes.set_xticks(range(len(rows)), [_pace(row) for row in rows], fontsize=9)
+    axes.set_xticks(range(len(rows)), _paces(rows), fontsize=9)
     axes.grid(True, axis="y", which="major", color="#dddddd", linewidth=0.6)
     axes.set_ylabel("latency, ms")
     axes.set_xlabel("pace, and events a second that came through")
@@ -260,9 +260,16 @@ def _stages(rows: Sequence[Row]) -> Plot:
     )
 
 
-def _pace(row: Row) -> str:
-    text = f"{row['name']}\n{row['events_per_s']:,.0f}/s"
-    return f"{text}\n{row['lost']:,} lost" if row["lost"] else text
+def _paces(rows: Sequence[Row]) -> list[str]:
+    """Return the paces as they stand below the bars, with the clients where they differ."""
+    is_one = len({row["clients"] for row in rows}) == 1
+    texts: list[str] = []
+    for row in rows:
+        lines = [row["name"], f"{row['events_per_s']:,.0f}/s"]
+        lines += [] if is_one else [f"{row['clients']} clients"]
+        lines += [f"{row['lost']:,} lost"] if row["lost"] else []
+        texts.append("\n".join(lines))
+    return texts
 
 
 def _cpu(rows: Sequence[Row]) -> Plot:
@@ -279,7 +286,7 @@ def _cpu(rows: Sequence[Row]) -> Plot:
                     i, at, f"{value:.0%}", ha="center", va="center", color="white", fontsize=8
                 )
         below = [a + b for a, b in zip(below, values, strict=True)]
-    axes.set_xticks(range(len(rows)), [_pace(row) for row in rows], fontsize=9)
+    axes.set_xticks(range(len(rows)), _paces(rows), fontsize=9)
     axes.set_ylabel("cores in use")
     axes.set_xlabel("pace, and events a second that came through")
     handles, labels = axes.get_legend_handles_labels()
