@@ -1,4 +1,5 @@
-"""Who may connect: not while the process ends, not past the limit, not in a storm. Pure.
+"""Who may connect: not while the process ends, not past the limit, not in a storm, no page of
+somebody else's; and what a client has asked for in its first request. Pure.
 
 A storm (everybody reconnects after an outage) must not cost those their prices who are connected.
 So connects beyond a rate are refused at once, and each refused one is told a second of its own to
@@ -7,10 +8,12 @@ come back in: as if it stood in a queue that is let in at that rate.
 
 from __future__ import annotations
 
-from collections.abc import Sized
+from collections.abc import Collection, Sequence, Sized
 from typing import NamedTuple
+from urllib.parse import parse_qsl, urlsplit
 
 from feed.drain import spread
+from feed.encoding import ENCODINGS, JSON, Encoding
 
 _FULL_S = 5
 _SPREAD_S = 5
@@ -18,16 +21,68 @@ _LONGEST_S = 30
 
 
 class Refusal(NamedTuple):
-    """A client that may not come in: HTTP 503.
+    """A client that may not come in.
 
     Attributes:
         code: For the error body.
-        retry_after_s: When it is worth another try; not the same for everybody.
+        retry_after_s: When it is worth another try; not the same for everybody. 0: it never is.
+        status: Of HTTP.
     """
 
     code: str
     message: str
-    retry_after_s: int
+    retry_after_s: int = 0
+    status: int = 503
+
+
+class Caller(NamedTuple):
+    """What decides whether a WebSocket is opened, and how.
+
+    Attributes:
+        origin, host: The headers; no ``Origin``: no browser.
+        subprotocols: As offered, in the client's order.
+        query: Of the URL, as sent.
+    """
+
+    origin: str | None
+    host: str
+    subprotocols: Sequence[str]
+    query: str
+
+
+class Guest(NamedTuple):
+    """A client that may come in.
+
+    Attributes:
+        subprotocol: To be answered; None where none was offered that we speak.
+    """
+
+    encoding: Encoding
+    subprotocol: str | None
+    query: dict[str, str]
+
+
+def admit(caller: Caller, allowed_origins: Collection[str]) -> Guest | Refusal:
+    """Decide about one client that the door has let through."""
+    origin = caller.origin
+    if origin is not None and "*" not in allowed_origins and origin not in allowed_origins:
+        # Browsers do not apply the same-origin rule to WebSockets; the server must.
+        if _netloc(origin) != caller.host.lower():
+            message = "this origin is not in FEED_ALLOWED_ORIGINS"
+            return Refusal("forbidden", message, status=403)
+    query = dict(parse_qsl(caller.query, keep_blank_values=True)) if caller.query else {}
+    for name in caller.subprotocols:
+        if name in ENCODINGS:
+            return Guest(ENCODINGS[name], name, query)
+    return Guest(JSON, None, query)
+
+
+def _netloc(origin: str) -> str | None:
+    """Return host and port of an origin; None where it is none of any page."""
+    try:
+        return urlsplit(origin).netloc.lower()
+    except ValueError:
+        return None
 
 
 class Door:

@@ -6,7 +6,6 @@ import asyncio
 import logging
 from collections.abc import Iterable
 from typing import Any
-from urllib.parse import urlsplit
 
 import msgspec
 from starlette.requests import HTTPConnection, Request
@@ -14,9 +13,10 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import BaseRoute, Route, WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from feed.admission import Refusal
+from feed.admission import Caller, Refusal
 from feed.commands import Refused, from_query
-from feed.encoding import ENCODINGS, JSON, Encoding, unframe
+from feed.encoding import JSON, unframe
+from feed.entrance import PATH, Entrance
 from feed.errors import BusError
 from feed.gateway import Gateway
 from feed.relay import now_us
@@ -24,8 +24,6 @@ from feed.session import Session, Snapshots
 from feed.sse import PulledSocket, event_stream
 from feed.topic_state import Start
 from feed.topics import parse_topic
-from feed.websocket import Connection
-from feed.wire import EXTENSION
 
 log = logging.getLogger("feed.api")
 
@@ -48,73 +46,37 @@ def error(status: int, code: str, message: str) -> Response:
     return _json({"error": {"code": code, "message": message}}, status)
 
 
-# The WebSocket's front door.
-
-
-def _netloc(origin: str) -> str | None:
-    """Return host and port of an origin; None where it is none of any page."""
-    try:
-        return urlsplit(origin).netloc.lower()
-    except ValueError:
-        return None
-
-
-def _refusal(websocket: WebSocket) -> Response | None:
-    """Return why this client may not come in, if so."""
-    gateway = _gateway(websocket)
-    origin = websocket.headers.get("origin")
-    allowed = gateway.settings.allowed_origins
-    if origin is not None and "*" not in allowed and origin not in allowed:
-        # Browsers do not apply the same-origin rule to WebSockets; the server must.
-        if _netloc(origin) != websocket.headers.get("host", "").lower():
-            return error(403, "forbidden", "this origin is not in FEED_ALLOWED_ORIGINS")
-    # Our own protocol class has counted this connect already; others may have come in since.
-    ours = EXTENSION in websocket.scope.get("extensions", {})
-    now_s = asyncio.get_running_loop().time()
-    refusal = gateway.door.closed(now_s) if ours else gateway.door.knock(now_s)
-    return None if refusal is None else _refused(refusal)
+# The WebSocket, for servers that are not ours.
 
 
 def _refused(refusal: Refusal) -> Response:
-    answer = error(503, refusal.code, refusal.message)
-    answer.headers["retry-after"] = str(refusal.retry_after_s)
+    answer = error(refusal.status, refusal.code, refusal.message)
+    if refusal.retry_after_s:
+        answer.headers["retry-after"] = str(refusal.retry_after_s)
     return answer
 
 
 async def ws(websocket: WebSocket) -> None:
-    """Let a client in and hand its socket to a connection."""
-    refusal = _refusal(websocket)
-    if refusal is not None:
-        await websocket.send_denial_response(refusal)
-        return
-    offered = [name for name in websocket.scope["subprotocols"] if name in ENCODINGS]
-    await websocket.accept(subprotocol=offered[0] if offered else None)
-    encoding = ENCODINGS[offered[0]] if offered else JSON
-    gateway = _gateway(websocket)
-    query = dict(websocket.query_params)
-    extension = websocket.scope.get("extensions", {}).get(EXTENSION)
-    if extension is None:
-        await _serve_plainly(websocket, gateway, encoding, query)
-        return
-    socket = extension["socket"]
-    connection = Connection(gateway, socket, encoding, asyncio.get_running_loop().time())
-    socket.hand_over(connection)
-    connection.welcome()
-    connection.open(query)
-
-
-async def _serve_plainly(
-    websocket: WebSocket, gateway: Gateway, encoding: Encoding, query: dict[str, str]
-) -> None:
     """Serve a client of an ASGI server that is not ours, through plain ``send``."""
+    gateway = _gateway(websocket)
     if not gateway.said_plain:
         gateway.said_plain = True
-        log.warning("this server lacks feed.wire.FeedProtocol: WebSockets go the slow way")
+        log.warning("this server lacks feed.http.FeedHttpProtocol: WebSockets go the slow way")
+    entrance = Entrance(gateway)
+    now_s = asyncio.get_running_loop().time()
+    caller = Caller(
+        websocket.headers.get("origin"),
+        websocket.headers.get("host", ""),
+        websocket.scope["subprotocols"],
+        websocket.scope["query_string"].decode("latin-1"),
+    )
+    guest = entrance.knock(now_s) or entrance.admit(PATH, caller)
+    if isinstance(guest, Refusal):
+        await websocket.send_denial_response(_refused(guest))
+        return
+    await websocket.accept(subprotocol=guest.subprotocol)
     socket = PulledSocket()
-    connection = Connection(gateway, socket, encoding, asyncio.get_running_loop().time())
-    socket.connection = connection
-    connection.welcome()
-    connection.open(query)
+    connection = socket.connection = entrance.enter(socket, guest, now_s)
 
     async def send() -> None:
         async for piece in socket.pieces():
@@ -314,7 +276,7 @@ async def readyz(request: Request) -> Response:
 
 
 ROUTES: list[BaseRoute] = [
-    WebSocketRoute("/v1/ws", ws),
+    WebSocketRoute(PATH, ws),
     Route("/v1/stream", stream),
     Route("/v1/exchanges", exchanges),
     Route("/v1/instruments", instruments),

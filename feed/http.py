@@ -1,4 +1,5 @@
-"""I/O shell: uvicorn's HTTP protocol class with a door, and the two deadlines that it lacks.
+"""I/O shell: uvicorn's HTTP protocol class with our own way into a WebSocket, and the two deadlines
+that it lacks.
 
 A request whose head and body do not arrive in time, and a response (a stream of events) that the
 client stops taking, both hold a socket for ever under stock uvicorn.
@@ -7,36 +8,40 @@ client stops taking, both hold a socket for ever under stock uvicorn.
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import Any, Protocol
 
-import msgspec
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from feed.admission import Door, Refusal
-from feed.wire import unacknowledged
+from feed import handshake
+from feed.admission import Caller, Guest, Refusal
+from feed.wire import FeedProtocol, Receiver, unacknowledged
 
-_encode = msgspec.json.Encoder().encode
 _REQUEST_S = 10.0
 
 
-def _answer(refusal: Refusal) -> bytes:
-    body = _encode({"error": {"code": refusal.code, "message": refusal.message}})
-    return (
-        b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\n"
-        b"retry-after: %d\r\ncontent-length: %d\r\nconnection: close\r\n\r\n%s"
-    ) % (refusal.retry_after_s, len(body), body)
+class Entrance(Protocol):
+    """Who decides about WebSockets."""
+
+    def knock(self, now_s: float) -> Refusal | None:
+        """Return why a client is refused before anything is done for it, if so."""
+
+    def admit(self, path: str, caller: Caller) -> Guest | Refusal:
+        """Return how a client is served, or why not."""
+
+    def enter(self, socket: FeedProtocol, guest: Guest, now_s: float) -> Receiver:
+        """Serve a client whose handshake has been answered."""
 
 
 class FeedHttpProtocol(HttpToolsProtocol):
     """One HTTP connection.
 
     Attributes:
-        door: Who may open a WebSocket. Asked before anything is done for the client: a refusal
-            here costs a quarter of one by the application.
+        entrance: How a WebSocket is opened. Without an ASGI scope, a task or a coroutine: they and
+            a second parsing of the request were most of what a connect cost.
         stuck_after_s: A response of which nothing moved for so long is ended by a reset.
     """
 
-    door: Door | None = None
+    entrance: Entrance
     stuck_after_s = 30.0
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -63,18 +68,32 @@ class FeedHttpProtocol(HttpToolsProtocol):
         super().on_message_complete()
 
     def handle_websocket_upgrade(self) -> None:
-        self._got_request()  # from here the WebSocket protocol has its own deadline
-        # Below here it is taken for a request of HTTP/1.1 that has them (RFC 6455, 4.2.1).
-        has_host = any(name == b"host" for name, _ in self.headers)
-        if self.scope["http_version"] != "1.1" or not has_host:
-            self.send_400_response("A WebSocket needs HTTP/1.1 and a Host header.")
-            return
-        refusal = self.door.knock(self.loop.time()) if self.door is not None else None
-        if refusal is None:
-            super().handle_websocket_upgrade()
-        else:
-            self.transport.write(_answer(refusal))
+        self._got_request()
+        now_s = self.loop.time()
+        answer = self._answer(now_s)
+        if isinstance(answer, Refusal):
+            self.transport.write(handshake.refused(answer))
             self.transport.close()
+            return
+        key, guest = answer
+        self.connections.discard(self)
+        self.parser = None  # type: ignore[assignment]  # it holds us: a cycle
+        self.transport.write(handshake.accepted(key, guest.subprotocol))
+        connections, max_size = self.connections, self.config.ws_max_size
+        socket = FeedProtocol(self.loop, self.transport, connections, max_size)
+        socket.receiver = self.entrance.enter(socket, guest, now_s)
+
+    def _answer(self, now_s: float) -> tuple[bytes, Guest] | Refusal:
+        """Return the key to answer to and how the client is served, or why it may not come in."""
+        refusal = self.entrance.knock(now_s)
+        if refusal is not None:
+            return refusal
+        method = self.scope["method"].encode()
+        asked = handshake.read(method, self.url, self.scope["http_version"], self.headers)
+        if isinstance(asked, Refusal):
+            return asked
+        guest = self.entrance.admit(asked.path, asked.caller)
+        return guest if isinstance(guest, Refusal) else (asked.key, guest)
 
     def pause_writing(self) -> None:
         super().pause_writing()

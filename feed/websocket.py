@@ -214,33 +214,32 @@ class Connection:
         self._socket.abort()
 
     def welcome(self) -> None:
-        """Say the first word."""
+        """Say the first word, at once: it leaves together with the answer to the handshake."""
         settings, relay = self._gateway.settings, self._gateway.relay
         retention = settings.retention
-        self.say(
-            _encode(
-                {
-                    "type": "welcome",
-                    "version": "1",
-                    "session": f"{id(self) & 0xFFFFFFFF:08x}",
-                    "time": now_us(),
-                    "heartbeat_s": s.plain(settings.heartbeat_s),
-                    "auth": "none",
-                    "bus": "live" if relay.liveness.is_linked else "stale",
-                    "limits": {
-                        "topics": settings.max_topics,
-                        "commands_per_s": settings.commands_per_s,
-                        "message_bytes": settings.message_max_bytes,
-                    },
-                    "retention": {
-                        "trade": retention.trade,
-                        "liquidation": retention.liquidation,
-                        "book": retention.book,
-                        "state": retention.state,
-                    },
-                }
-            )
+        json = _encode(
+            {
+                "type": "welcome",
+                "version": "1",
+                "session": f"{id(self) & 0xFFFFFFFF:08x}",
+                "time": now_us(),
+                "heartbeat_s": s.plain(settings.heartbeat_s),
+                "auth": "none",
+                "bus": "live" if relay.liveness.is_linked else "stale",
+                "limits": {
+                    "topics": settings.max_topics,
+                    "commands_per_s": settings.commands_per_s,
+                    "message_bytes": settings.message_max_bytes,
+                },
+                "retention": {
+                    "trade": retention.trade,
+                    "liquidation": retention.liquidation,
+                    "book": retention.book,
+                    "state": retention.state,
+                },
+            }
         )
+        self._socket.write(self._frame(json))
 
     def close(self, code: CloseCode, reason: str, retry_after_ms: int | None = None) -> None:
         """Say ``closing`` where the client still listens, then close."""

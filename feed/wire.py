@@ -1,8 +1,7 @@
-"""I/O shell: our uvicorn WebSocket protocol class. Ready frames go straight to the transport.
+"""I/O shell: a client's WebSocket. Ready frames go straight to the transport.
 
-uvicorn documents none of its class as API; the contract we rely on is tested in ``test_wire``.
-After the handshake the application hands the socket over (``hand_over``) and its coroutine ends:
-no task, queue or scope stays behind for an idle client.
+It begins after the handshake (``feed.http``). No task, queue or ASGI scope is made for a client; of
+what comes from it, frames are parsed by the ``websockets`` library.
 """
 
 from __future__ import annotations
@@ -10,37 +9,27 @@ from __future__ import annotations
 import array
 import asyncio
 import fcntl
-import socket
+import logging
 import termios
-from asyncio.transports import BaseTransport
 from typing import Any, Protocol, cast
 
-from uvicorn.protocols.utils import ClientDisconnected
-from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.frames import Frame
 from websockets.frames import Opcode as FrameType
-from websockets.http11 import Request
-from websockets.protocol import OPEN
+from websockets.protocol import OPEN, SERVER
+from websockets.protocol import Protocol as Frames
 
 from feed.encoding import Opcode, frame
 from feed.errors import CloseCode
 
-#: Name under ``scope["extensions"]``; its value has the protocol under ``socket``.
-EXTENSION = "feed.frames"
-
+_log = logging.getLogger("feed.wire")
 _HIGH, _LOW = 65_536, 16_384
-_SNDBUF = 131_072
-_NOTSENT_LOWAT = 16_384
-_TCP_NOTSENT_LOWAT = 25  # linux/tcp.h; without it the kernel hides 3.9 MB of lag
 _MAX_FRAGMENTS = 64
 _MAX_CONTROLS_PER_S = 50
-_HANDSHAKE_S = 10.0
 _CLOSE_S = 5.0
-_BAD_REQUEST = b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
 
 
 class Receiver(Protocol):
-    """Who a socket is handed over to."""
+    """Who a socket tells what comes."""
 
     def received(self, data: bytes, is_text: bool) -> None: ...
 
@@ -53,161 +42,127 @@ class Receiver(Protocol):
     def lost(self) -> None: ...
 
 
-class _Nobody:
-    """Stands in for uvicorn's queue and event of a socket that was handed over: nobody waits."""
+class FeedProtocol(asyncio.Protocol):
+    """One client's socket, once its handshake has been answered.
 
-    def put_nowait(self, message: object) -> None: ...
-
-    def set(self) -> None: ...
-
-    def clear(self) -> None: ...
-
-
-_NOBODY = _Nobody()
-
-
-class FeedProtocol(WebSocketsSansIOProtocol):
-    """One client's socket.
+    Args:
+        connections: Those that uvicorn shuts down when it ends; it keeps itself among them.
+        max_size: Bytes of a message.
 
     Attributes:
+        receiver: Who is told what comes; None once nobody is to be.
         written: Bytes handed to the transport so far.
     """
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+    __slots__ = (
+        "_conn",
+        "_connections",
+        "_controls",
+        "_controls_since",
+        "_deadline",
+        "_fragments",
+        "_is_close_sent",
+        "_is_paused",
+        "_is_text",
+        "_loop",
+        "_owed_pong",
+        "receiver",
+        "transport",
+        "written",
+    )
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        transport: asyncio.Transport,
+        connections: set[Any],
+        max_size: int,
+    ) -> None:
+        self.transport = transport
         self.receiver: Receiver | None = None
         self.written = 0
+        self._loop = loop
+        self._connections = connections
+        self._conn = Frames(SERVER, max_size=max_size, logger=_log)
+        self._fragments: list[bytes] = []
+        self._is_text = False
+        self._is_close_sent = False
         self._is_paused = False
         self._owed_pong = b""
         self._controls = 0
         self._controls_since = 0.0
-        self._deadline = self.loop.call_later(_HANDSHAKE_S, self.abort)
+        self._deadline: asyncio.TimerHandle | None = None
+        transport.set_write_buffer_limits(high=_HIGH, low=_LOW)
+        transport.set_protocol(self)
+        connections.add(self)
 
-    # What uvicorn and the transport call.
-
-    def connection_made(self, transport: BaseTransport) -> None:
-        super().connection_made(transport)
-        self.transport.set_write_buffer_limits(high=_HIGH, low=_LOW)
-        sock = self.transport.get_extra_info("socket")
-        if sock is not None and sock.family != socket.AF_UNIX:
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SNDBUF)
-            sock.setsockopt(socket.IPPROTO_TCP, _TCP_NOTSENT_LOWAT, _NOTSENT_LOWAT)
+    # What the transport and uvicorn call.
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._deadline.cancel()
-        super().connection_lost(exc)
-        receiver, self.receiver = self.receiver, None
-        if receiver is not None:
-            receiver.lost()
+        self._connections.discard(self)
+        self._stop_clock()
+        self._tell_lost()
 
     def data_received(self, data: bytes) -> None:
-        super().data_received(data)
-        if self.conn.handshake_exc is not None and not self.handshake_initiated:
-            # Too many headers, a body: uvicorn makes no event of it and would hold the socket.
-            self.handshake_initiated = self.handshake_complete = self.close_sent = True
-            self.transport.write(b"".join(self.conn.data_to_send()) or _BAD_REQUEST)
-            self._close_transport()
-
-    def handle_events(self) -> None:
-        for event in self.conn.events_received():
+        conn = self._conn
+        conn.receive_data(data)
+        for event in conn.events_received():
             if self.transport.is_closing():
                 return
-            if isinstance(event, Request):
-                self.handle_connect(event)
-            elif isinstance(event, Frame):
-                self._handle_frame(event)
+            assert isinstance(event, Frame)
+            self._handle_frame(event)
+        if conn.parser_exc is not None and not self.transport.is_closing():
+            self.transport.write(b"".join(conn.data_to_send()))
+            self._is_close_sent = True
+            self._close_transport()
 
     def _handle_frame(self, event: Frame) -> None:
         match event.opcode:
-            case FrameType.TEXT:
-                self.handle_text(event)
-            case FrameType.BINARY:
-                self.handle_bytes(event)
+            case FrameType.TEXT | FrameType.BINARY:
+                self._is_text = event.opcode is FrameType.TEXT
+                if event.fin:
+                    self._receive(bytes(event.data))
+                else:
+                    self._fragments = [bytes(event.data)]
             case FrameType.CONT:
-                self.handle_cont(event)
+                self._handle_fragment(event)
             case FrameType.CLOSE:
-                self.handle_close(event)
+                self._handle_close()
             case _ if self._is_flooded():
                 self._end(CloseCode.RATE_LIMITED, "too many pings")
             case FrameType.PING:
-                self.handle_ping()
+                self._handle_ping()
             case FrameType.PONG:
-                self.handle_pong(event)
+                if self.receiver is not None:
+                    self.receiver.ponged()
 
     def _is_flooded(self) -> bool:
         """Count one control frame; whether there are too many of them."""
-        now = self.loop.time()
+        now = self._loop.time()
         if now - self._controls_since >= 1.0:
             self._controls_since, self._controls = now, 0
         self._controls += 1
         return self._controls > _MAX_CONTROLS_PER_S
 
-    def handle_close(self, event: Frame) -> None:
-        super().handle_close(event)
-        self._close_transport()
-
-    def handle_parser_exception(self) -> None:
-        super().handle_parser_exception()
-        self._close_transport()
-
-    def _end(self, code: CloseCode, reason: str) -> None:
-        """Close without hearing the client any further."""
-        self.close(code, reason)
-        self._close_transport()
-
-    def _close_transport(self) -> None:
-        """Close once our last bytes are taken; by a reset if they are not taken in time."""
-        receiver, self.receiver = self.receiver, None
-        if receiver is not None:
-            receiver.lost()
-        self.transport.close()
-        self._deadline.cancel()
-        self._deadline = self.loop.call_later(_CLOSE_S, self.abort)
-
-    def pause_writing(self) -> None:
-        super().pause_writing()
-        self._is_paused = True
-        if self.receiver is not None:
-            self.receiver.paused()
-
-    def resume_writing(self) -> None:
-        super().resume_writing()
-        self._is_paused = False
-        pong, self._owed_pong = self._owed_pong, b""
-        if pong:
-            self.write(pong)
-        if self.receiver is not None:
-            self.receiver.resumed()
-
-    async def run_asgi(self) -> None:
-        self.scope["extensions"][EXTENSION] = {"socket": self}
-        try:
-            await self.app(self.scope, self.receive, self.send)
-        except ClientDisconnected:
-            pass
-        except Exception:  # the task's outer edge
-            self.logger.exception("the WebSocket application failed")
-            self.send_500_response()
-            self._close_transport()
-        else:
-            if self.receiver is None and self.close_timer is None and not self.disconnected:
-                self._close_transport()
-
-    def send_receive_event_to_app(self) -> None:
-        if self.receiver is None or self.close_sent:
-            super().send_receive_event_to_app()
+    def _handle_fragment(self, event: Frame) -> None:
+        if len(self._fragments) >= _MAX_FRAGMENTS:
+            self.abort()
             return
-        data = self.frames[0] if len(self.frames) == 1 else b"".join(self.frames)
-        self.frames = []
-        is_text = self.curr_msg_data_type == "text"
-        if is_text and not _is_utf8(data):
+        self._fragments.append(bytes(event.data))
+        if event.fin:
+            fragments, self._fragments = self._fragments, []
+            self._receive(b"".join(fragments))
+
+    def _receive(self, data: bytes) -> None:
+        if self._is_close_sent or self.receiver is None:
+            return
+        if self._is_text and not _is_utf8(data):
             self._end(CloseCode.INVALID_UTF8, "text that is not UTF-8")
-            return
-        self.receiver.received(data, is_text)
+        else:
+            self.receiver.received(data, self._is_text)
 
-    def handle_ping(self) -> None:
-        pongs = self.conn.data_to_send()  # to all pings of one read, at the first of them
+    def _handle_ping(self) -> None:
+        pongs = self._conn.data_to_send()  # to all pings of one read, at the first of them
         if not pongs:
             return
         if self._is_paused:
@@ -217,62 +172,58 @@ class FeedProtocol(WebSocketsSansIOProtocol):
         else:
             self.write(b"".join(pongs))
 
-    def handle_pong(self, event: Frame) -> None:
-        if self.receiver is not None:
-            self.receiver.ponged()
+    def _handle_close(self) -> None:
+        if not self._is_close_sent:
+            self.transport.write(b"".join(self._conn.data_to_send()))
+        self._close_transport()
 
-    def handle_cont(self, event: Frame) -> None:
-        if len(self.frames) >= _MAX_FRAGMENTS:
-            self.abort()
-        else:
-            super().handle_cont(event)
+    def pause_writing(self) -> None:
+        self._is_paused = True
+        if self.receiver is not None:
+            self.receiver.paused()
+
+    def resume_writing(self) -> None:
+        self._is_paused = False
+        pong, self._owed_pong = self._owed_pong, b""
+        if pong:
+            self.write(pong)
+        if self.receiver is not None:
+            self.receiver.resumed()
 
     def shutdown(self) -> None:
-        super().shutdown()
+        """End it because the server ends."""
+        self._end(CloseCode.RESTARTING, "")
+
+    def _end(self, code: CloseCode, reason: str) -> None:
+        """Close without hearing the client any further."""
+        self.close(code, reason)
         self._close_transport()
+
+    def _close_transport(self) -> None:
+        """Close once our last bytes are taken; by a reset if they are not taken in time."""
+        self._tell_lost()
+        self.transport.close()
+        self._start_clock()
+
+    def _tell_lost(self) -> None:
+        receiver, self.receiver = self.receiver, None
+        if receiver is not None:
+            receiver.lost()
+
+    def _start_clock(self) -> None:
+        self._stop_clock()
+        self._deadline = self._loop.call_later(_CLOSE_S, self.abort)
+
+    def _stop_clock(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
 
     # What the receiver calls.
 
-    def hand_over(self, receiver: Receiver) -> None:
-        """Let ``receiver`` have the accepted socket; the ASGI coroutine may return after it."""
-        self._deadline.cancel()
-        self.receiver = receiver
-        # Once the application has returned: the client may be gone, or have spoken too early.
-        self.loop.call_soon(self._catch_up)
-
-    def _catch_up(self) -> None:
-        receiver = self.receiver
-        if receiver is None:
-            return
-        if self.disconnected:  # nobody else would say so
-            self.receiver = None
-            receiver.lost()
-            return
-        early = self.queue
-        self._forget_handshake()
-        while not early.empty() and self.receiver is not None:
-            message: dict[str, Any] = dict(early.get_nowait())
-            if message["type"] == "websocket.receive":
-                text = message.get("text")
-                data = text.encode() if text is not None else message["bytes"]
-                receiver.received(data, text is not None)
-        if self.read_paused:
-            self.read_paused = False
-            if not self.transport.is_closing():
-                self.transport.resume_reading()
-
-    def _forget_handshake(self) -> None:
-        """Drop what only the handshake and the application needed: 10 KiB a connection."""
-        self.scope = cast(Any, {})
-        # The parser's frame keeps the request for as long as the connection lives.
-        self.request.headers.clear()
-        del self.request, self.response
-        self.queue = cast(Any, _NOBODY)
-        self.writable = cast(Any, _NOBODY)
-
     def write(self, data: bytes) -> None:
         """Send ready frames; dropped when the socket is closing."""
-        if not (self.close_sent or self.disconnected or self.transport.is_closing()):
+        if not (self._is_close_sent or self.transport.is_closing()):
             self.written += len(data)
             self.transport.write(data)
 
@@ -282,19 +233,17 @@ class FeedProtocol(WebSocketsSansIOProtocol):
 
     def close(self, code: CloseCode, reason: str) -> None:
         """Close with ``code``; by a reset if the client does not take it in time."""
-        if self.close_sent or self.disconnected or self.transport.is_closing():
+        if self._is_close_sent or self.transport.is_closing():
             return
-        if self.conn.state is OPEN:
-            self.conn.send_close(int(code), reason)
-            self.transport.write(b"".join(self.conn.data_to_send()))
-        self.close_sent = True
-        self.close_timer = self.loop.call_later(_CLOSE_S, self.abort)
+        if self._conn.state is OPEN:
+            self._conn.send_close(int(code), reason)
+            self.transport.write(b"".join(self._conn.data_to_send()))
+        self._is_close_sent = True
+        self._start_clock()
 
     def abort(self) -> None:
         """End the connection at once, without a closing handshake."""
-        self.disconnected = True
-        if self.transport is not None:
-            self.transport.abort()
+        self.transport.abort()
 
     def unsent(self) -> int:
         """Return how many bytes the transport still holds."""

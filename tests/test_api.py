@@ -4,13 +4,14 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from starlette.testclient import TestClient
+from starlette.testclient import TestClient, WebSocketDenialResponse
 from starlette.websockets import WebSocketDisconnect
 
 from feed.app import create_app
 from feed.bus.base import LinkDown, Retention
 from feed.bus.memory import MemoryBroker, MemoryBus
 from feed.config import Settings
+from feed.gateway import Gateway
 from tests.web import Publisher, Web, catalogue, running, until
 
 TRADE = "trade.kraken.BTC-USD"
@@ -219,6 +220,21 @@ def test_without_the_wire_class_it_is_closed_with_the_same_codes(plain: TestClie
                 types.append(socket.receive_json()["type"])
         assert closed.value.code == 4500
         assert types[:1] == ["error"]
+
+
+def test_without_the_wire_class_the_same_clients_are_refused(plain: TestClient) -> None:
+    gateway: Gateway = plain.app.state.gateway  # type: ignore[attr-defined]
+    with plain as client:
+        for shut, headers, status in (
+            (None, {"origin": "https://evil.example"}, 403),
+            (1e9, {}, 503),
+        ):
+            gateway.door.shut_until = shut
+            with pytest.raises(WebSocketDenialResponse) as refused:
+                with client.websocket_connect("/v1/ws", headers=headers):
+                    pass
+            assert refused.value.status_code == status
+            assert ("retry-after" in refused.value.headers) == (status == 503)
 
 
 def test_security_headers_are_on_every_page(plain: TestClient) -> None:

@@ -1,4 +1,4 @@
-"""RFC 6455: the Autobahn case files against our protocol class, through the hand-over that we use.
+"""RFC 6455: the Autobahn case files against our protocol classes.
 
 Left out: 9.* (limits and speed: our limit is 256 KiB), 12.* and 13.* (compression is off).
 """
@@ -10,13 +10,12 @@ import asyncio
 import pytest
 import uvicorn
 from kosoku import FailureError, run_fuzzingclient
-from starlette.applications import Starlette
-from starlette.routing import WebSocketRoute
-from starlette.websockets import WebSocket
 
-from feed.encoding import Opcode, frame
+from feed.admission import Caller, Guest
+from feed.encoding import JSON, Opcode, frame
+from feed.http import FeedHttpProtocol
 from feed.server import bind
-from feed.wire import EXTENSION, FeedProtocol
+from feed.wire import FeedProtocol
 from tests.web import until
 
 
@@ -38,10 +37,24 @@ class Echo:
     def lost(self) -> None: ...
 
 
-async def echo(websocket: WebSocket) -> None:
-    await websocket.accept()
-    socket = websocket.scope["extensions"][EXTENSION]["socket"]
-    socket.hand_over(Echo(socket))
+class EchoEntrance:
+    """Lets everybody in, to an echo."""
+
+    def knock(self, now_s: float) -> None: ...
+
+    def admit(self, path: str, caller: Caller) -> Guest:
+        return Guest(JSON, None, {})
+
+    def enter(self, socket: FeedProtocol, guest: Guest, now_s: float) -> Echo:
+        return Echo(socket)
+
+
+class EchoHttpProtocol(FeedHttpProtocol):
+    entrance = EchoEntrance()
+
+
+async def no_app(scope: object, receive: object, send: object) -> None:
+    raise AssertionError("no WebSocket comes to the application")
 
 
 #: A close frame between two fragments: the parser calls that 1002, where an echo of the client's
@@ -51,10 +64,9 @@ EXCEPTIONS = {"7.1.5"}
 
 async def test_every_case_but_the_exceptions_passes() -> None:
     config = uvicorn.Config(
-        Starlette(routes=[WebSocketRoute("/{rest:path}", echo)]),
+        no_app,
+        http=EchoHttpProtocol,
         ws=FeedProtocol,
-        ws_per_message_deflate=False,
-        ws_ping_interval=None,
         ws_max_size=262_144,
         lifespan="off",
         log_config=None,

@@ -516,6 +516,8 @@ async def test_the_session_ends_with_its_socket(web: Web) -> None:
 
 
 async def test_an_unknown_path_is_not_a_websocket(web: Web) -> None:
-    with pytest.raises(InvalidStatus):
+    with pytest.raises(InvalidStatus) as refused:
         async with websockets.connect(f"ws://127.0.0.1:{web.port}/v1/nothing"):
             pass
+    assert refused.value.response.status_code == 404
+    assert json.loads(refused.value.response.body or b"")["error"]["code"] == "not_found"

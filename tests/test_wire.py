@@ -1,4 +1,4 @@
-"""What our WebSocket protocol class promises, and what it takes for granted of uvicorn's."""
+"""What our protocol classes promise, and what they take for granted of uvicorn's."""
 
 from __future__ import annotations
 
@@ -247,7 +247,7 @@ UPGRADES = [
     pytest.param(HEADERS + KEY + b"Transfer-Encoding: chunked\r\n", 400, id="chunked"),
     pytest.param(HEADERS, 400, id="no key"),
     pytest.param(HEADERS + KEY + KEY, 400, id="two keys"),
-    pytest.param(HEADERS.replace(b"13", b"12") + KEY, 400, id="another version"),
+    pytest.param(HEADERS.replace(b"13", b"12") + KEY, 426, id="another version"),
     pytest.param(HEADERS + KEY + b"Sec-WebSocket-Protocol: f\xc3\xa9\r\n", 400, id="not ASCII"),
 ]
 
