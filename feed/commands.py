@@ -12,7 +12,7 @@ from feed.encoding import MSGPACK, Encoding
 from feed.errors import BadCommand
 from feed.topics import covering_texts
 
-CommandId: TypeAlias = int | str | None
+CommandId: TypeAlias = int | Annotated[str, Meta(max_length=64)] | None
 
 
 class Subscribe(msgspec.Struct, forbid_unknown_fields=True, tag_field="op", tag="subscribe"):
@@ -82,26 +82,31 @@ def decode_command(data: bytes, encoding: Encoding) -> Command:
     """
     is_msgpack = encoding is MSGPACK
     try:
-        head = _msgpack_head(data) if is_msgpack else _json_head(data)
-    except (ValueError, RecursionError) as e:  # msgspec's errors and bad UTF-8; absurd nesting
-        what = "msgpack map" if is_msgpack else "JSON object"
-        raise Refused("bad_message", f"a command is one {what}: {_short(e)}") from e
-    id = head.id
-    if not (id is None or (isinstance(id, int | str) and not isinstance(id, bool))):
-        raise Refused("bad_option", "id must be an integer or a text of at most 64 characters")
-    if isinstance(id, str) and len(id) > 64:
-        raise Refused("bad_option", "id must have at most 64 characters")
-    if head.op == "auth":
-        raise Refused("unknown_op", "this server asks for no token (welcome.auth is none)", id)
-    if head.op not in _OPS:
-        raise Refused("unknown_op", f"op must be one of {', '.join(_OPS)}", id)
-    try:
         command = _msgpack_command(data) if is_msgpack else _json_command(data)
-    except (ValueError, RecursionError) as e:
-        raise Refused("bad_option", f"{head.op}: {_short(e)}", id) from e
+    except (ValueError, RecursionError) as e:  # msgspec's errors and bad UTF-8; absurd nesting
+        raise _refused(data, is_msgpack, e) from e
     if isinstance(command, Subscribe):
         _check(command)
     return command
+
+
+def _refused(data: bytes, is_msgpack: bool, error: Exception) -> Refused:
+    """Return what is wrong with a message that could not be decoded as a command."""
+    try:
+        head = _msgpack_head(data) if is_msgpack else _json_head(data)
+    except (ValueError, RecursionError) as e:
+        what = "msgpack map" if is_msgpack else "JSON object"
+        return Refused("bad_message", f"a command is one {what}: {_short(e)}")
+    id = head.id
+    if not (id is None or (isinstance(id, int | str) and not isinstance(id, bool))):
+        return Refused("bad_option", "id must be an integer or a text of at most 64 characters")
+    if isinstance(id, str) and len(id) > 64:
+        return Refused("bad_option", "id must have at most 64 characters")
+    if head.op == "auth":
+        return Refused("unknown_op", "this server asks for no token (welcome.auth is none)", id)
+    if head.op not in _OPS:
+        return Refused("unknown_op", f"op must be one of {', '.join(_OPS)}", id)
+    return Refused("bad_option", f"{head.op}: {_short(error)}", id)
 
 
 def _check(command: Subscribe) -> None:

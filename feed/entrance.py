@@ -26,9 +26,13 @@ class Entrance:
             return Refusal("not_found", "Not Found", status=404)
         return admit(caller, self._gateway.settings.allowed_origins)
 
-    def enter(self, socket: Socket, guest: Guest, now_s: float) -> Connection:
-        """Welcome a client whose handshake has been answered; do what its URL asks for."""
+    def enter(self, socket: Socket, guest: Guest, now_s: float, head: bytes = b"") -> Connection:
+        """Welcome a client; do what its URL asks for.
+
+        Args:
+            head: To be written first, the answer to the handshake where that is ours to give.
+        """
         connection = Connection(self._gateway, socket, guest.encoding, now_s)
-        connection.welcome()
+        connection.welcome(head)
         connection.open(guest.query)
         return connection

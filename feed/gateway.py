@@ -46,7 +46,7 @@ class Gateway:
     """Owns the hub and the relay, and every client's clock.
 
     Attributes:
-        clients: Everybody connected.
+        clients: Everybody connected, and with whom each has its heartbeats.
         door: Who may connect.
         evicted: Clients ended because nothing moved.
         said_plain: It has been logged that the ASGI server is not ours.
@@ -59,7 +59,7 @@ class Gateway:
         self.relay.on_topics = self._listed
         self.relay.on_link = self._link
         self.bus_since = now_us()
-        self.clients: dict[Client, int] = {}
+        self.clients: dict[Client, dict[Client, None]] = {}
         self.door = Door(self.clients, settings.max_clients, settings.connects_per_s)
         self.evicted = 0
         self.said_plain = False
@@ -96,15 +96,14 @@ class Gateway:
 
     def enter(self, client: Client) -> None:
         """Count a client in; its heartbeats are spread against the others'."""
-        slot = min(range(_WHEEL), key=lambda i: len(self._slices[i]))
-        self._slices[slot][client] = None
-        self.clients[client] = slot
+        slice = self.clients[client] = min(self._slices, key=len)
+        slice[client] = None
 
     def leave(self, client: Client) -> None:
         """Forget a client."""
-        slot = self.clients.pop(client, None)
-        if slot is not None:
-            del self._slices[slot][client]
+        slice = self.clients.pop(client, None)
+        if slice is not None:
+            del slice[client]
 
     def _listed(self, topics: list[str]) -> None:
         for client in list(self.clients):

@@ -28,8 +28,8 @@ class Entrance(Protocol):
     def admit(self, path: str, caller: Caller) -> Guest | Refusal:
         """Return how a client is served, or why not."""
 
-    def enter(self, socket: FeedProtocol, guest: Guest, now_s: float) -> Receiver:
-        """Serve a client whose handshake has been answered."""
+    def enter(self, socket: FeedProtocol, guest: Guest, now_s: float, head: bytes) -> Receiver:
+        """Write ``head``, the answer to the handshake, before anything else; serve the client."""
 
 
 class FeedHttpProtocol(HttpToolsProtocol):
@@ -78,10 +78,10 @@ class FeedHttpProtocol(HttpToolsProtocol):
         key, guest = answer
         self.connections.discard(self)
         self.parser = None  # type: ignore[assignment]  # it holds us: a cycle
-        self.transport.write(handshake.accepted(key, guest.subprotocol))
         connections, max_size = self.connections, self.config.ws_max_size
         socket = FeedProtocol(self.loop, self.transport, connections, max_size)
-        socket.receiver = self.entrance.enter(socket, guest, now_s)
+        head = handshake.accepted(key, guest.subprotocol)
+        socket.receiver = self.entrance.enter(socket, guest, now_s, head)
 
     def _answer(self, now_s: float) -> tuple[bytes, Guest] | Refusal:
         """Return the key to answer to and how the client is served, or why it may not come in."""

@@ -22,6 +22,48 @@ log = logging.getLogger("feed.readiness")
 _DEEP_S = 10.0
 
 
+class Wait:
+    """Calls back once, soon after clients can begin so in every topic, or the time is up.
+
+    No task: in a storm most clients wait, each by itself.
+    """
+
+    __slots__ = ("_left", "_loop", "_next", "_readiness", "_then")
+
+    def __init__(
+        self,
+        readiness: Readiness,
+        starts: Mapping[TopicState, Start],
+        timeout_s: float,
+        then: Callable[[], None],
+    ) -> None:
+        self._readiness = readiness
+        self._then = then
+        self._loop = asyncio.get_running_loop()
+        self._next: asyncio.Handle = self._loop.call_later(timeout_s, self._end)
+        self._left = {s for s, start in starts.items() if not readiness.is_ready(s, start)}
+        for state in list(self._left):
+            readiness.when_ready(state, starts[state], self, partial(self._is_ready, state))
+        if not self._left:
+            self._end()
+
+    def cancel(self) -> None:
+        """Call nobody any more; harmless afterwards."""
+        self._next.cancel()
+        for state in self._left:
+            self._readiness.never_mind(state, self)
+        self._left.clear()
+
+    def _is_ready(self, state: TopicState) -> None:
+        self._left.discard(state)
+        if not self._left:
+            self._end()
+
+    def _end(self) -> None:
+        self.cancel()
+        self._next = self._loop.call_soon(self._then)
+
+
 class Readiness:
     """Calls back those who wait.
 
@@ -74,25 +116,12 @@ class Readiness:
 
     async def ready(self, starts: Mapping[TopicState, Start], timeout_s: float) -> None:
         """Wait until clients can begin so in every topic, or the time is up."""
-        left = {state for state, start in starts.items() if not self.is_ready(state, start)}
         done = asyncio.Event()
-
-        def is_ready(state: TopicState) -> None:
-            left.discard(state)
-            if not left:
-                done.set()
-
-        for state in list(left):
-            self.when_ready(state, starts[state], done, partial(is_ready, state))
+        wait = Wait(self, starts, timeout_s, done.set)
         try:
-            if left:
-                async with asyncio.timeout(timeout_s):
-                    await done.wait()
-        except TimeoutError:
-            pass
+            await done.wait()
         finally:
-            for state in left:
-                self.never_mind(state, done)
+            wait.cancel()
 
     def filled(self, state: TopicState) -> None:
         """Take note that a topic is filled: some may begin, for others the stream is read first."""

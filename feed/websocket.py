@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Protocol
@@ -16,11 +15,10 @@ from feed.errors import CloseCode
 from feed.gateway import Gateway
 from feed.outbox import Outbox
 from feed.owed import Replay, Snapshot, Sync
+from feed.readiness import Wait
 from feed.relay import now_us
 from feed.session import Action, Delivery, Session
 from feed.topic_state import Start, TopicState
-
-log = logging.getLogger("feed.websocket")
 
 _encode = msgspec.json.Encoder().encode
 _FILL_S = 2.0
@@ -67,7 +65,7 @@ class Connection:
         "_socket",
         "_states",
         "_syncs",
-        "_task",
+        "_wait",
         "_waiting",
         "is_open",
         "outbox",
@@ -89,8 +87,8 @@ class Connection:
         self._pending: set[TopicState] = set()
         # Of topics that wait for the bus: the command whose `synced` waits for them.
         self._syncs: dict[TopicState, Sync] = {}
-        # While a command waits for the bus: the task, what it joins, and what came meanwhile.
-        self._task: asyncio.Task[None] | None = None
+        # While a command waits for the bus: what it joins, and what came meanwhile.
+        self._wait: Wait | None = None
         self._joining: dict[str, TopicState] = {}
         self._waiting: list[Callable[[], None]] = []
         self._heard_at = now_s
@@ -106,7 +104,7 @@ class Connection:
         if not self.is_open:
             return
         self._heard_at = asyncio.get_running_loop().time()
-        if self._task is None:
+        if self._wait is None:
             self._carry_out(self._hear(data, is_text))
             return
         self._waiting.append(partial(self.received, data, is_text))
@@ -129,8 +127,8 @@ class Connection:
         if not self.is_open:
             return
         self.is_open = False
-        if self._task is not None:
-            self._task.cancel()
+        if self._wait is not None:
+            self._wait.cancel()
         gateway = self._gateway
         gateway.leave(self)
         gateway.hub.leave(self.outbox)
@@ -180,7 +178,7 @@ class Connection:
         """Take newly listed topics into the patterns that cover them."""
         if not self.is_open:
             return
-        if self._task is not None:
+        if self._wait is not None:
             self._waiting.append(partial(self.listed, topics))  # its result comes first
             return
         moves, errors = self.session.listed(topics)
@@ -213,8 +211,8 @@ class Connection:
         self.close(CloseCode.SLOW_CONSUMER, "answers are not read")
         self._socket.abort()
 
-    def welcome(self) -> None:
-        """Say the first word, at once: it leaves together with the answer to the handshake."""
+    def welcome(self, head: bytes = b"") -> None:
+        """Say the first word, at once, and in one write with the ``head`` that comes before it."""
         settings, relay = self._gateway.settings, self._gateway.relay
         retention = settings.retention
         json = _encode(
@@ -239,7 +237,7 @@ class Connection:
                 },
             }
         )
-        self._socket.write(self._frame(json))
+        self._socket.write(head + self._frame(json))
 
     def close(self, code: CloseCode, reason: str, retry_after_ms: int | None = None) -> None:
         """Say ``closing`` where the client still listens, then close."""
@@ -283,7 +281,7 @@ class Connection:
         self._carry_out(self.session.open(query, event_id))
 
     def _carry_out(self, actions: list[Action]) -> None:
-        """Act at once where nothing has to be waited for, else in a task of its own."""
+        """Act at once where nothing has to be waited for."""
         for i, action in enumerate(actions):
             if not self.is_open:
                 return
@@ -298,19 +296,14 @@ class Connection:
                 self._finish(action, joined)
             else:
                 self._joining = joined
-                self._task = asyncio.get_running_loop().create_task(
-                    self._wait(unready, action, actions[i + 1 :])
-                )
-                self._task.add_done_callback(_log_failure)
+                then = partial(self._go_on, action, actions[i + 1 :])
+                self._wait = Wait(self._gateway.relay.readiness, unready, _FILL_S, then)
                 return
 
-    async def _wait(
-        self, unready: dict[TopicState, Start], action: Action, rest: list[Action]
-    ) -> None:
-        """Wait for the bus on behalf of one command; what comes meanwhile is answered after it."""
-        await self._gateway.relay.readiness.ready(unready, _FILL_S)
+    def _go_on(self, action: Action, rest: list[Action]) -> None:
+        """Finish a command that waited for the bus; what came meanwhile is answered after it."""
         joined, self._joining = self._joining, {}
-        self._task = None
+        self._wait = None
         waiting, self._waiting = self._waiting, []
         self._finish(action, joined)
         self._carry_out(rest)
@@ -492,8 +485,3 @@ def _starts(action: Action) -> dict[str, Start]:
         case s.Snapshots():
             return dict.fromkeys(action.topics, Start())
     return {}
-
-
-def _log_failure(task: asyncio.Task[None]) -> None:
-    if not task.cancelled() and (error := task.exception()) is not None:
-        log.error("a command failed", exc_info=error)

@@ -45,7 +45,8 @@ class EchoEntrance:
     def admit(self, path: str, caller: Caller) -> Guest:
         return Guest(JSON, None, {})
 
-    def enter(self, socket: FeedProtocol, guest: Guest, now_s: float) -> Echo:
+    def enter(self, socket: FeedProtocol, guest: Guest, now_s: float, head: bytes) -> Echo:
+        socket.write(head)
         return Echo(socket)
 
 

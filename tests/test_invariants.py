@@ -352,7 +352,7 @@ class World(RuleBasedStateMachine):
     @rule(which=st.integers(0, 3), topic=st.sampled_from(TOPICS))
     def leave(self, which: int, topic: str) -> None:
         bot = self.bots[which]
-        if bot.connection is not None and bot.connection._task is None:
+        if bot.connection is not None and bot.connection._wait is None:
             self.act(lambda: bot.unsubscribe(topic))
 
     @rule(which=st.integers(0, 3))
