@@ -21,7 +21,8 @@ from websockets.protocol import Protocol as Frames
 from feed.encoding import Opcode, frame
 from feed.errors import CloseCode
 
-_log = logging.getLogger("feed.wire")
+# The library's own, which is never let below WARNING: at DEBUG it would tell what clients say.
+_log = logging.getLogger("websockets.server")
 _HIGH, _LOW = 65_536, 16_384
 _MAX_FRAGMENTS = 64
 _MAX_CONTROLS_PER_S = 50
