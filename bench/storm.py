@@ -8,7 +8,7 @@ its defaults, but for the rate of connects, which is unlimited where nobody is t
 
 - connect: connect and subscribe, until ``synced``.
 - refuse: everybody but one is refused by the rate, before anything is done for them.
-- refuse late: refused by the application (a wrong origin), to compare.
+- refuse late: refused for its origin, after its handshake has been read, to compare.
 - resume: reconnect to a server that has seen none of the topics, with ``since``; until the first
   entry. What that costs the bus is in the notes: commands for topics, not for clients.
 """

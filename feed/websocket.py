@@ -129,10 +129,13 @@ class Connection:
         self.is_open = False
         if self._wait is not None:
             self._wait.cancel()
+            self._wait = None
         gateway = self._gateway
         gateway.leave(self)
         gateway.hub.leave(self.outbox)
         self.outbox.clear()
+        # It holds us: so as to be freed now, and not when the collector looks at the old ones.
+        self.outbox.write = self.outbox.fail = _nothing
         for state in self._states.values():
             self._give_back(state)
         self._states.clear()
@@ -475,6 +478,9 @@ class Connection:
         self._gateway.hub.detach(self.outbox, state)
         self._gateway.relay.readiness.never_mind(state, self)
         self._gateway.relay.release(state)
+
+
+def _nothing(*_: object) -> None: ...
 
 
 def _starts(action: Action) -> dict[str, Start]:

@@ -103,6 +103,7 @@ class FeedProtocol(asyncio.Protocol):
         self._connections.discard(self)
         self._stop_clock()
         self._tell_lost()
+        self._conn.parser.close()  # a generator of its method: they would wait for the collector
 
     def data_received(self, data: bytes) -> None:
         conn = self._conn

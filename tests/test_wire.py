@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import resource
 import socket
+import weakref
 import zlib
 from collections.abc import AsyncIterator
 from typing import Any
@@ -59,6 +61,19 @@ async def test_after_the_handshake_no_task_is_left_for_a_client(web: Web) -> Non
     for client in clients:
         client.close()
     await until(lambda: not web.gateway.clients)
+
+
+async def test_a_client_that_left_is_freed_without_the_collector(web: Web) -> None:
+    client = await RawClient.open(web.port)
+    await client.send(masked(1, b'{"op":"subscribe","topics":["%s"]}' % TRADE.encode()))
+    await client.objects("synced", 1)
+    connection = weakref.ref(next(iter(web.gateway.clients)))
+    gc.disable()
+    try:
+        client.close()
+        await until(lambda: connection() is None)
+    finally:
+        gc.enable()
 
 
 async def test_the_socket_is_set_up_for_small_prompt_writes(web: Web) -> None:
