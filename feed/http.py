@@ -69,6 +69,11 @@ class FeedHttpProtocol(HttpToolsProtocol):
 
     def handle_websocket_upgrade(self) -> None:
         self._got_request()
+        if self.cycle is not None and not self.cycle.response_complete:
+            # Behind a request that is still being answered: two would write into one socket, and
+            # the answer would never hear that it is gone.
+            self.transport.abort()
+            return
         now_s = self.loop.time()
         answer = self._answer(now_s)
         if isinstance(answer, Refusal):

@@ -306,6 +306,16 @@ async def test_a_request_that_is_none_is_answered_and_closed(
     await until(lambda: not web.gateway.clients)
 
 
+async def test_an_upgrade_behind_a_response_that_goes_on_ends_both(web: Web) -> None:
+    client = await RawClient.connect(web.port)
+    await client.send(b"GET /v1/stream?topics=%s HTTP/1.1\r\nHost: x\r\n\r\n" % TRADE.encode())
+    await until(lambda: len(web.gateway.clients) == 1)
+    await client.send(b"GET /v1/ws HTTP/1.1\r\nHost: x\r\n" + HEADERS + KEY + b"\r\n")
+    assert b" 101 " not in await client.rest()
+    await until(lambda: not web.gateway.clients)
+    client.close()
+
+
 async def test_compression_is_not_agreed_to_so_a_bomb_is_only_a_wrong_frame(web: Web) -> None:
     deflate = zlib.compressobj(wbits=-15)
     bomb = deflate.compress(bytes(50 << 20)) + deflate.flush(zlib.Z_SYNC_FLUSH)
