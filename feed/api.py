@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Iterable
-from typing import Any
 
 import msgspec
 from starlette.requests import HTTPConnection, Request
@@ -259,20 +258,32 @@ async def livez(request: Request) -> Response:
     return _json({"ok": True})
 
 
-async def readyz(request: Request) -> Response:
-    """Able to serve; the reasons if not."""
-    gateway = _gateway(request)
-    relay = gateway.relay
-    reasons: dict[str, Any] = {}
-    if not relay.liveness.is_linked:
-        reasons["bus"] = f"the link to the bus is lost: {relay.lost_because}"
+def unready(gateway: Gateway) -> dict[str, str]:
+    """Return why no more clients can be served; empty where they can."""
+    reasons = {}
+    if not gateway.relay.liveness.is_linked:
+        reasons["bus"] = f"the link to the bus is lost: {gateway.relay.lost_because}"
     if gateway.door.shut_until is not None:
         reasons["draining"] = "this process is about to end"
     if gateway.door.is_full:
         reasons["clients"] = "FEED_MAX_CLIENTS is reached"
-    ok = not reasons
-    body = {"ok": ok, "reasons": reasons, "clients": len(gateway.clients), "topics": relay.joined()}
-    return _json(body, 200 if ok else 503)
+    return reasons
+
+
+async def readyz(request: Request) -> Response:
+    """Able to serve; the reasons if not.
+
+    Of several workers the fittest is asked, so it says no where none can serve.
+    """
+    gateway = _gateway(request)
+    reasons = unready(gateway)
+    body = {
+        "ok": not reasons,
+        "reasons": reasons,
+        "clients": len(gateway.clients),
+        "topics": gateway.relay.joined(),
+    }
+    return _json(body, 503 if reasons else 200)
 
 
 ROUTES: list[BaseRoute] = [

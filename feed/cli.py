@@ -7,6 +7,7 @@ import logging
 import os
 import random
 import signal
+import socket
 import sys
 from collections.abc import Callable, Coroutine
 from pathlib import Path
@@ -35,11 +36,12 @@ class Group(click.Group):
             ctx.exit(1)
 
 
-def _settings(**flags: Any) -> Settings:
+def _settings(is_one_of_several: bool = False, **flags: Any) -> Settings:
     settings = Settings.from_env(os.environ, **flags)
+    who = "%(name)s[%(process)d]" if is_one_of_several else "%(name)s"
     logging.basicConfig(
         level=settings.log_level.upper(),
-        format="%(asctime)s %(levelname)-7s %(name)s: %(message)s",
+        format=f"%(asctime)s %(levelname)-7s {who}: %(message)s",
         stream=sys.stderr,
     )
     for chatty in ("websockets", "uvicorn.error", "httpx2", "httpcore2"):
@@ -112,6 +114,12 @@ _endpoint = click.option(
 )
 _host = click.option("--host", metavar="ADDRESS", help="Listen here. [FEED_HOST; 127.0.0.1]")
 _port = click.option("--port", type=int, metavar="PORT", help="0: a free one. [FEED_PORT; 8000]")
+_workers = click.option(
+    "--workers",
+    type=int,
+    metavar="N",
+    help="Processes that serve the port, with its clients spread evenly. [FEED_WORKERS; 1]",
+)
 _tape = click.option(
     "--tape",
     multiple=True,
@@ -161,6 +169,7 @@ def main() -> None:
 @_endpoint
 @_host
 @_port
+@_workers
 @_bus
 def run(
     source: str,
@@ -173,6 +182,7 @@ def run(
     endpoint: tuple[str, ...],
     host: str | None,
     port: int | None,
+    workers: int | None,
     bus: str | None,
 ) -> None:
     """Start ingest, web and a bus on this machine; Ctrl-C ends all of it.
@@ -186,6 +196,7 @@ def run(
         bus=bus,
         host=host,
         port=port,
+        workers=workers,
         exchanges=_names(exchange),
         symbols=_names(symbol),
         kinds=_names(kind),
@@ -210,20 +221,50 @@ def run(
 @main.command()
 @_host
 @_port
+@_workers
 @_bus
 @click.option("--fd", type=int, hidden=True, help="Serve on this inherited socket.")
-def serve(host: str | None, port: int | None, bus: str | None, fd: int | None) -> None:
+@click.option("--channel", type=int, hidden=True, help="Serve who comes over this inherited one.")
+def serve(
+    host: str | None,
+    port: int | None,
+    workers: int | None,
+    bus: str | None,
+    fd: int | None,
+    channel: int | None,
+) -> None:
     """Start a web process: WebSocket, SSE, HTTP and the dashboard.
 
     It needs a bus to read from: FEED_BUS=redis://localhost:6379/0 feed serve
-    """
-    settings = _settings(host=host, port=port, bus=bus)
-    from feed.server import adopt, bind, server
-    from feed.server import run as run_server
 
-    bus_ = _open_bus(settings)
-    sock = bind(settings.host, settings.port) if fd is None else adopt(fd)
-    running = server(settings, bus_, is_shared=fd is not None)
+    With several workers, SIGHUP replaces one after another; no client loses an entry that resumes.
+    """
+    settings = _settings(channel is not None, host=host, port=port, workers=workers, bus=bus)
+    from feed.server import adopt, bind
+
+    _open_bus(settings)
+    if channel is not None:
+        _serve_alone(settings, adopt(channel), is_worker=True)
+        return
+    listener = bind(settings.host, settings.port) if fd is None else adopt(fd)
+    if fd is None:
+        where = listener.getsockname()
+        click.echo(f"Listening on http://{_shown(where[0])}:{where[1]}/", err=True)
+    if settings.workers == 1:
+        _serve_alone(settings, listener, is_shared=fd is not None)
+    else:
+        sys.exit(_serve_with_workers(settings, listener))
+
+
+def _serve_alone(
+    settings: Settings, sock: socket.socket, is_shared: bool = False, is_worker: bool = False
+) -> None:
+    """Serve on a listening socket, or as a worker who comes over a channel."""
+    from feed.channel import Channel
+    from feed.server import run, server
+
+    channel = Channel(sock) if is_worker else None
+    running = server(settings, _open_bus(settings), is_shared, channel)
 
     def stop(number: int, frame: FrameType | None) -> None:
         running.should_exit = True
@@ -231,18 +272,33 @@ def serve(host: str | None, port: int | None, bus: str | None, fd: int | None) -
     # uvicorn takes these over once it runs, and raises them again when it has ended.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, stop)
-    where = sock.getsockname()
-    if fd is None:
-        click.echo(f"Listening on http://{_shown(where[0])}:{where[1]}/", err=True)
 
     async def work() -> None:
-        # In one line what is wrong with the bus, where uvicorn would print a traceback.
-        probe = _open_bus(settings)
-        await probe.start()
-        await probe.close()
-        await run_server(running, sock)
+        await _probe(settings)
+        await run(running, [] if is_worker else [sock])
 
     _run(work())
+
+
+def _serve_with_workers(settings: Settings, listener: socket.socket) -> int:
+    from feed.workers import Workers
+
+    code = 0
+
+    async def work(stop: asyncio.Event) -> None:
+        nonlocal code
+        await _probe(settings)
+        code = await Workers(settings, listener).run(stop)
+
+    _run_until_stopped(work)
+    return code
+
+
+async def _probe(settings: Settings) -> None:
+    """Raise in one line what is wrong with the bus, where uvicorn would print a traceback."""
+    probe = _open_bus(settings)
+    await probe.start()
+    await probe.close()
 
 
 @main.command()

@@ -22,14 +22,16 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     Attributes:
         bus: ``redis://…``, ``rediss://…``, ``unix://…``, ``memory://``; empty: the embedded Valkey.
         host, port: Where the web process listens; port 0 takes a free one.
+        workers: Processes that serve that port.
         exchanges: Which adapters ingest runs; empty: all but ``sim``.
         symbols: What is carried, canonical names; empty: the default list of ``docs/``.
         kinds: Which kinds are carried; empty: all that the exchange has.
         endpoints: ``exchange=URL`` pairs: where an adapter connects instead, WebSocket and REST.
         outbox_max_bytes: What may wait for one client.
         max_topics: Topics one connection may be subscribed to.
-        max_clients: Connections one web process accepts.
-        connects_per_s: WebSockets and streams let in a second; more get 503. 0: no limit.
+        max_clients: Connections the server accepts, by all its workers.
+        connects_per_s: WebSockets and streams that each worker lets in a second; more get 503.
+            0: no limit.
         commands_per_s: Commands a client may send; more is ``rate_limited``.
         message_max_bytes: Largest message a client may send.
         heartbeat_s: Between two heartbeats to a client.
@@ -50,6 +52,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     bus: str = ""
     host: str = "127.0.0.1"
     port: Annotated[int, Meta(ge=0, le=65535)] = 8000
+    workers: Annotated[int, Meta(gt=0, le=256)] = 1
     exchanges: tuple[str, ...] = ()
     symbols: tuple[str, ...] = ()
     kinds: tuple[str, ...] = ()

@@ -6,12 +6,15 @@ import asyncio
 import gc
 import logging
 import socket
+from collections.abc import Callable
 from types import FrameType
 
 import uvicorn
 
+from feed import api
 from feed.app import create_app
 from feed.bus.base import Bus
+from feed.channel import Channel
 from feed.config import Settings
 from feed.drain import Schedule
 from feed.entrance import Entrance
@@ -59,8 +62,10 @@ def bind(host: str, port: int) -> socket.socket:
 
 
 def adopt(fd: int) -> socket.socket:
-    """Return the listening socket that a parent has bound for us."""
-    return socket.socket(fileno=fd)
+    """Return a socket that a parent has made for us: it listens, or is a worker's channel."""
+    sock = socket.socket(fileno=fd)
+    sock.setblocking(False)
+    return sock
 
 
 class Server(uvicorn.Server):
@@ -71,17 +76,49 @@ class Server(uvicorn.Server):
     Args:
         is_shared: The listening socket is somebody else's too: stop accepting at once, so that the
             others get who comes. Else it stays open to the end, for who asks after our health.
+        channel: Clients come over it too.
     """
 
-    def __init__(self, config: uvicorn.Config, gateway: Gateway, is_shared: bool) -> None:
+    def __init__(
+        self, config: uvicorn.Config, gateway: Gateway, is_shared: bool, channel: Channel | None
+    ) -> None:
         super().__init__(config)
         self._gateway = gateway
         self._is_shared = is_shared
+        self._channel = channel
+        self._coming: set[asyncio.Task[object]] = set()
         self._is_hurried = False
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        # Not `should_exit`: a worker whose parent is gone knows it before the signal comes.
+        self._is_hurried = bool(self._captured_signals)
         self._captured_signals.append(sig)
-        self._is_hurried = self.should_exit
+        self.should_exit = True
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self._channel is not None:
+            self._channel.open(self._take, self._report, self._abandon)
+
+    def _take(self, client: socket.socket) -> None:
+        """Serve a client that another process has accepted."""
+        client.setblocking(False)
+        loop = asyncio.get_running_loop()
+        coming = loop.create_task(loop.connect_accepted_socket(self._protocol, client))
+        self._coming.add(coming)
+        coming.add_done_callback(self._coming.discard)
+
+    def _protocol(self) -> asyncio.Protocol:
+        make: Callable[..., asyncio.Protocol] = self.config.http_protocol_class
+        return make(
+            config=self.config, server_state=self.server_state, app_state=self.lifespan.state
+        )
+
+    def _report(self) -> tuple[int, bool]:
+        return len(self.server_state.connections), not api.unready(self._gateway)
+
+    def _abandon(self) -> None:
+        log.error("the server is gone, and so are we")
         self.should_exit = True
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
@@ -91,6 +128,8 @@ class Server(uvicorn.Server):
             for sock in sockets or []:
                 sock.close()
         await self._drain(self._gateway.settings.drain_s)
+        if self._channel is not None:
+            self._channel.close()
         await super().shutdown(sockets)
 
     async def _drain(self, window_s: float) -> None:
@@ -136,7 +175,9 @@ class Server(uvicorn.Server):
                 connection.transport.abort()
 
 
-def server(settings: Settings, bus: Bus, is_shared: bool = False) -> Server:
+def server(
+    settings: Settings, bus: Bus, is_shared: bool = False, channel: Channel | None = None
+) -> Server:
     """Return a server for the application, set up as the product needs it."""
     app = create_app(settings, bus)
     gateway: Gateway = app.state.gateway
@@ -154,20 +195,24 @@ def server(settings: Settings, bus: Bus, is_shared: bool = False) -> Server:
         server_header=False,
         timeout_graceful_shutdown=_GRACE_S,
     )
-    return Server(config, gateway, is_shared)
+    return Server(config, gateway, is_shared, channel)
 
 
 async def serve(settings: Settings, bus: Bus, sock: socket.socket) -> None:
     """Serve until SIGINT or SIGTERM."""
-    await run(server(settings, bus), sock)
+    await run(server(settings, bus), [sock])
 
 
-async def run(running: uvicorn.Server, sock: socket.socket) -> None:
-    """Serve until told to end: by a signal, or ``should_exit``."""
+async def run(running: uvicorn.Server, socks: list[socket.socket]) -> None:
+    """Serve until told to end: by a signal, or ``should_exit``.
+
+    Args:
+        socks: Listening ones; none where clients come over a channel.
+    """
     # What start-up made lives for ever: keep the collector from walking it again and again.
     gc.collect()
     gc.freeze()
     # A client is some 70 objects that stay: at the default of 700 a storm of connects spends a
     # sixth of its time walking those it has just let in, and stops for 100 ms at once.
     gc.set_threshold(_GC_OBJECTS)
-    await running.serve(sockets=[sock])
+    await running.serve(sockets=socks)

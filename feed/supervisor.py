@@ -8,12 +8,9 @@ parent), and plain child processes with a death signal from the kernel. The last
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import json
-import os
 import signal
 import subprocess
-import sys
 import time
 import urllib.error
 import urllib.request
@@ -21,8 +18,10 @@ from collections.abc import Iterable, Sequence
 from types import FrameType
 
 import click
+from msgspec.structs import replace
 
 from feed.bus.embedded import EmbeddedServer
+from feed.children import spawn
 from feed.config import Settings
 from feed.server import bind
 
@@ -30,14 +29,7 @@ _READY_S = 20.0
 _STOP_S = 8.0
 #: There is no other server for the clients to go to, and nobody likes to wait after Ctrl-C.
 _DRAIN_S = 0.5
-_PR_SET_PDEATHSIG = 1
 _POLL_S = 0.1
-
-
-def _die_with_parent() -> None:
-    """Ask the kernel to end this child when its parent is gone, however that happened."""
-    if sys.platform.startswith("linux"):
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def run(settings: Settings, ingest_flags: Sequence[str]) -> int:
@@ -67,10 +59,10 @@ def run(settings: Settings, ingest_flags: Sequence[str]) -> int:
         signal.signal(signal.SIGINT, stop)
         children: dict[str, subprocess.Popen[bytes]] = {}
         try:
-            children["web"] = _spawn(
-                settings, bus, ["serve", "--fd", str(sock.fileno())], sock.fileno()
-            )
-            children["ingest"] = _spawn(settings, bus, ["ingest", *ingest_flags])
+            theirs = replace(settings, bus=bus, drain_s=min(settings.drain_s, _DRAIN_S))
+            web = ["serve", "--fd", str(sock.fileno())]
+            children["web"] = spawn(theirs, web, sock.fileno())
+            children["ingest"] = spawn(theirs, ["ingest", *ingest_flags])
             sock.close()
             if _wait_until_ready(port, children, stopped):
                 click.secho(f"\n  Dashboard: {url}\n", err=True, bold=True)
@@ -79,22 +71,6 @@ def run(settings: Settings, ingest_flags: Sequence[str]) -> int:
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
             signal.signal(signal.SIGINT, signal.SIG_IGN)
             _end(children.values())
-
-
-def _spawn(
-    settings: Settings, bus: str, arguments: Sequence[str], *keep: int
-) -> subprocess.Popen[bytes]:
-    drain_s = min(settings.drain_s, _DRAIN_S)
-    environ = {k: v for k, v in os.environ.items() if not k.startswith("FEED_")}
-    environ |= settings.to_env() | {"FEED_BUS": bus, "FEED_DRAIN_S": str(drain_s)}
-    return subprocess.Popen(
-        [sys.executable, "-m", "feed", *arguments],
-        env=environ,
-        stdin=subprocess.DEVNULL,
-        pass_fds=keep,
-        process_group=0,  # Ctrl-C comes from us, in order
-        preexec_fn=_die_with_parent,
-    )
 
 
 def _wait_until_ready(
