@@ -18,6 +18,7 @@ from feed.encoding import JSON, unframe
 from feed.entrance import PATH, Entrance
 from feed.errors import BusError
 from feed.gateway import Gateway
+from feed.metrics import render
 from feed.relay import now_us
 from feed.session import Session, Snapshots
 from feed.sse import PulledSocket, event_stream
@@ -286,6 +287,17 @@ async def readyz(request: Request) -> Response:
     return _json(body, 503 if reasons else 200)
 
 
+async def metrics(request: Request) -> Response:
+    """Answer the figures of the whole server, for Prometheus."""
+    try:
+        values = await request.app.state.scrape()
+    except TimeoutError:
+        return error(503, "unavailable", "the server's own process does not answer")
+    body, content_type = render(values, request.headers.get("accept", ""))
+    headers = {"content-type": content_type, "cache-control": "no-store"}
+    return Response(body, headers=headers)
+
+
 ROUTES: list[BaseRoute] = [
     WebSocketRoute(PATH, ws),
     Route("/v1/stream", stream),
@@ -296,4 +308,5 @@ ROUTES: list[BaseRoute] = [
     Route("/v1/history/{topic}", history),
     Route("/livez", livez),
     Route("/readyz", readyz),
+    Route("/metrics", metrics),
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -19,6 +20,7 @@ from feed import api
 from feed.bus.base import Bus
 from feed.config import Settings
 from feed.gateway import Gateway
+from feed.metrics import Meter
 
 _STATIC = Path(__file__).parent / "static"
 _SECURITY = [
@@ -63,13 +65,16 @@ async def _http_error(request: Request, exc: Exception) -> Response:
 def create_app(settings: Settings, bus: Bus) -> Starlette:
     """Return the application; the bus is started with it and closed after it."""
     gateway = Gateway(settings, bus)
+    meter = Meter(gateway)
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         await gateway.start()
+        measuring = asyncio.create_task(meter.watch())
         try:
             yield
         finally:
+            measuring.cancel()
             await gateway.close()
             await bus.close()
 
@@ -83,4 +88,6 @@ def create_app(settings: Settings, bus: Bus) -> Starlette:
         exception_handlers=handlers,
     )
     app.state.gateway = gateway
+    app.state.meter = meter
+    app.state.scrape = meter.scrape
     return app

@@ -9,8 +9,11 @@ import asyncio
 import logging
 import socket
 from collections.abc import Callable, Iterator
+from typing import TypeAlias
 
 import msgspec
+
+from feed.metrics import Values
 
 log = logging.getLogger("feed.channel")
 
@@ -20,6 +23,7 @@ _SOCKET = b"s"
 _BATCH = 64
 #: A worker that was not heard for a few of these stands still.
 REPORT_S = 0.1
+_SCRAPE_S = 3.0
 
 
 class Report(msgspec.Struct, tag="report"):
@@ -36,8 +40,26 @@ class Report(msgspec.Struct, tag="report"):
     is_ready: bool
 
 
+class Scrape(msgspec.Struct, tag="scrape"):
+    """A worker wants the values of the whole server."""
+
+
+class Ask(msgspec.Struct, tag="ask"):
+    """The server wants a worker's values."""
+
+
+class Answer(msgspec.Struct, tag="answer"):
+    """The values of a worker, or to one: those of the whole server."""
+
+    values: Values
+
+
+Said: TypeAlias = Report | Scrape | Answer
+Told: TypeAlias = Ask | Answer
+
 _encode = msgspec.json.Encoder().encode
-_decode = msgspec.json.Decoder(Report).decode
+_decode_said = msgspec.json.Decoder(Said).decode
+_decode_told = msgspec.json.Decoder(Told).decode
 
 
 def pair() -> tuple[socket.socket, socket.socket]:
@@ -57,7 +79,19 @@ def hand_over(channel: socket.socket, client: socket.socket) -> bool:
     return True
 
 
-def messages(channel: socket.socket) -> Iterator[Report | None]:
+def tell(channel: socket.socket, message: Told) -> None:
+    """Tell a worker something; one that does not listen misses it."""
+    _send(channel, message)
+
+
+def _send(end: socket.socket, message: Said | Told) -> None:
+    try:
+        end.send(_encode(message))
+    except OSError as e:  # that the other one is gone is read as the end
+        log.debug("a message is not taken: %s", e)
+
+
+def messages(channel: socket.socket) -> Iterator[Said | None]:
     """Yield what a worker has said by now; None at last where it is gone."""
     while True:
         try:
@@ -69,7 +103,7 @@ def messages(channel: socket.socket) -> Iterator[Report | None]:
         if not data:
             yield None
             return
-        yield _decode(data)
+        yield _decode_said(data)
 
 
 class Channel:
@@ -83,11 +117,13 @@ class Channel:
         self._end = end
         self._taken = 0
         self._timer: asyncio.TimerHandle | None = None
+        self._scrape: asyncio.Future[Values] | None = None
 
     def open(
         self,
         take: Callable[[socket.socket], None],
         report: Callable[[], tuple[int, bool]],
+        read: Callable[[], Values],
         gone: Callable[[], None],
     ) -> None:
         """Begin to take clients, and to report.
@@ -95,30 +131,38 @@ class Channel:
         Args:
             take: Gets each client's socket.
             report: Returns how many connections are open, and whether there may be more.
+            read: Returns the values of this worker.
             gone: Called when the server has ended.
         """
         self._loop = asyncio.get_running_loop()
-        self._take, self._report, self._gone = take, report, gone
+        self._take, self._report, self._read_values, self._gone = take, report, read, gone
         self._loop.add_reader(self._end, self._read)
         self._say_how_we_are()
 
     def close(self) -> None:
-        """Take nobody any more."""
+        """Take nobody any more; what was counted so far is the last word."""
         if self._timer is not None:
             self._timer.cancel()
             self._loop.remove_reader(self._end)
+            _send(self._end, Answer(self._read_values()))
         self._end.close()
+
+    async def scrape(self) -> Values:
+        """Return the values of the whole server.
+
+        Raises:
+            TimeoutError: It does not answer.
+        """
+        if self._scrape is None or self._scrape.done():
+            self._scrape = self._loop.create_future()
+        _send(self._end, Scrape())
+        async with asyncio.timeout(_SCRAPE_S):
+            return await asyncio.shield(self._scrape)
 
     def _say_how_we_are(self) -> None:
         connections, is_ready = self._report()
-        self._send(Report(self._taken, connections, is_ready))
+        _send(self._end, Report(self._taken, connections, is_ready))
         self._timer = self._loop.call_later(REPORT_S, self._say_how_we_are)
-
-    def _send(self, message: Report) -> None:
-        try:
-            self._end.send(_encode(message))
-        except OSError as e:  # it does not read; that it is gone is read as the end
-            log.debug("the server does not listen: %s", e)
 
     def _read(self) -> None:
         for _ in range(_BATCH):
@@ -136,3 +180,10 @@ class Channel:
                 self._taken += 1
                 for descriptor in descriptors:  # none where no more files may be open
                     self._take(socket.socket(fileno=descriptor))
+                continue
+            match _decode_told(data):
+                case Ask():
+                    _send(self._end, Answer(self._read_values()))
+                case Answer(values):
+                    if self._scrape is not None and not self._scrape.done():
+                        self._scrape.set_result(values)

@@ -28,6 +28,10 @@ class Client(Protocol):
     """A connection as the gateway sees it."""
 
     outbox: Outbox
+    transport: str
+
+    @property
+    def written(self) -> int: ...
 
     def heartbeat(self, now: int, now_s: float) -> None: ...
 
@@ -48,7 +52,10 @@ class Gateway:
     Attributes:
         clients: Everybody connected, and with whom each has its heartbeats.
         door: Who may connect.
+        entered: Clients that came so far.
         evicted: Clients ended because nothing moved.
+        left_written, left_dropped: Bytes that clients who have left were given, and entries that
+            were given up for them.
         said_plain: It has been logged that the ASGI server is not ours.
     """
 
@@ -61,7 +68,10 @@ class Gateway:
         self.bus_since = now_us()
         self.clients: dict[Client, dict[Client, None]] = {}
         self.door = Door(self.clients, settings.max_clients, settings.connects_per_s)
+        self.entered = 0
         self.evicted = 0
+        self.left_written = 0
+        self.left_dropped = 0
         self.said_plain = False
         self._slices: list[dict[Client, None]] = [{} for _ in range(_WHEEL)]
         self._next_slice = 0
@@ -98,12 +108,15 @@ class Gateway:
         """Count a client in; its heartbeats are spread against the others'."""
         slice = self.clients[client] = min(self._slices, key=len)
         slice[client] = None
+        self.entered += 1
 
     def leave(self, client: Client) -> None:
         """Forget a client."""
         slice = self.clients.pop(client, None)
         if slice is not None:
             del slice[client]
+            self.left_written += client.written
+            self.left_dropped += client.outbox.dropped
 
     def _listed(self, topics: list[str]) -> None:
         for client in list(self.clients):

@@ -16,6 +16,7 @@ from time import monotonic
 from feed.backlog import Item
 from feed.outbox import Outbox
 from feed.owed import Snapshot, gap_json
+from feed.tally import Tally
 from feed.throttle import Group
 from feed.topic_state import TopicState
 
@@ -56,6 +57,7 @@ class Hub:
 
     Attributes:
         entries, encodes: How many entries were published, and bodies made for them.
+        tally: What else clients were given.
     """
 
     def __init__(
@@ -79,6 +81,7 @@ class Hub:
         self._regroup: dict[Outbox, None] = {}
         self.entries = 0
         self.encodes = 0
+        self.tally = Tally()
 
     def report(self, outbox: Outbox) -> None:
         """Note that something waits in ``outbox`` (given to every Outbox)."""
@@ -152,6 +155,7 @@ class Hub:
         for audience in state.audiences.values():
             encoding = audience.encoding
             item = Item(state, first, last, None, encoding.frame(encoding.body(json)), now)
+            self.tally.gaps["bus_loss"] += len(audience.all)
             for outbox in audience.all:
                 outbox.push(item)
 

@@ -20,6 +20,7 @@ from feed.backlog import Backlog, Item
 from feed.encoding import PIECE_BYTES, Encoding
 from feed.owed import Cause, Replay, Snapshot, gap_json
 from feed.piece import Piece
+from feed.tally import Tally
 from feed.topic_state import TopicState
 
 
@@ -50,6 +51,7 @@ class Outbox:
     Args:
         report: Called with the outbox when something waits in an empty one.
         limit: Bytes of ``all`` entries that may wait.
+        tally: Counts the gaps and snapshots of all clients.
 
     Attributes:
         queue: What came of topics in ``all`` since the last flush.
@@ -70,6 +72,7 @@ class Outbox:
         "_heartbeat",
         "_owed",
         "_report",
+        "_tally",
         "batch",
         "blobs_in",
         "blobs_out",
@@ -92,6 +95,7 @@ class Outbox:
         report: Callable[[Outbox], None],
         write: Callable[[bytes], object],
         fail: Callable[[], object] = lambda: None,
+        tally: Tally | None = None,
     ) -> None:
         self.encoding = encoding
         self.limit = limit
@@ -108,6 +112,7 @@ class Outbox:
         self.queue = Queue(self)
         self.latest: dict[TopicState, Item] = {}
         self.has_more = False
+        self._tally = tally or Tally()
         self._control: deque[bytes] | None = None
         # By state (a frame: by itself alone), so that one is found without a search and a client
         # that asks again and again makes nothing grow.
@@ -405,9 +410,11 @@ class Outbox:
             if not piece.fits(len(gap) + len(frame)):
                 return False
             piece.add(gap)
+            self._tally.gaps[owed.cause] += 1
             if is_lost:
                 backlog.slots[state].owed = False
         piece.add(frame)
+        self._tally.snapshots += 1
         return True
 
     def _take_replay(self, replay: Replay, piece: Piece, floor: int) -> bool:
@@ -418,6 +425,7 @@ class Outbox:
             if not piece.fits(len(gap), floor):
                 return False
             piece.add(gap)
+            self._tally.gaps[hole.cause] += 1
             replay.pass_over(hole)
         floor = max(floor, piece.room - _SHARE_BYTES)
         for seq, json in state.ring.after(replay.at):
@@ -445,6 +453,7 @@ class Outbox:
                     return
                 slot.gap = None
                 piece.add(gap)
+                self._tally.gaps["slow_consumer"] += 1
             if not slot.gap_token:
                 item = slot.items[0]
                 if not piece.fits(len(item.frame)):
@@ -466,6 +475,7 @@ class Outbox:
                 if not piece.fits(len(frame)):
                     return
                 piece.add(frame)
+                self._tally.snapshots += 1
             self._asked.popitem(last=False)
 
     def _gap(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Collection, Coroutine, Mapping
 from typing import Any
 
 from feed.bus.base import (
@@ -61,6 +61,8 @@ class Relay:
         entries: Takes payloads apart, and counts what was none.
         readiness: Who waits for topics.
         lost_because: Why our own link to the bus is lost; empty while it is not.
+        lost_links: How often it was lost.
+        repairs: Holes for which a stream was read again.
         on_topics: Called with topics that are newly carried.
         on_link: Called with (is_live, since µs) when our own link to the bus changes.
     """
@@ -74,6 +76,8 @@ class Relay:
         self.entries = Entries()
         self.readiness = Readiness(self._read_back, self._spawn)
         self.lost_because = ""
+        self.lost_links = 0
+        self.repairs = 0
         self.on_topics: Callable[[list[str]], None] = lambda topics: None
         self.on_link: Callable[[bool, int], None] = lambda is_live, since: None
         self._bus = bus
@@ -137,6 +141,10 @@ class Relay:
     def joined(self) -> int:
         """Return how many topics are joined for clients, or still are after they left."""
         return len(self._states) - sum(state.interest == 0 for state in self._exchanges)
+
+    def states(self) -> Collection[TopicState]:
+        """Return every topic that is joined."""
+        return self._states.values()
 
     def is_live(self, state: TopicState) -> bool:
         return state.phase is not Phase.FILLING
@@ -297,6 +305,7 @@ class Relay:
         self.hub.publish(state, *entry, now_us())
 
     def _start_repair(self, state: TopicState) -> asyncio.Task[None]:
+        self.repairs += 1
         state.phase = Phase.REPAIRING
         return self._work_on(state, self._repair(state))
 
@@ -373,6 +382,7 @@ class Relay:
                     self._exchanges.add(self._joined(whole))
             case LinkDown(reason):
                 self._links += 1
+                self.lost_links += 1
                 self.lost_because = reason
                 if self.liveness.link(False):
                     log.warning("the bus is lost: %s", reason)

@@ -98,7 +98,9 @@ class Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         if self._channel is not None:
-            self._channel.open(self._take, self._report, self._abandon)
+            state = self.config.app.state  # type: ignore[union-attr]
+            state.scrape = self._channel.scrape
+            self._channel.open(self._take, self._report, state.meter.read, self._abandon)
 
     def _take(self, client: socket.socket) -> None:
         """Serve a client that another process has accepted."""

@@ -59,6 +59,9 @@ class PulledSocket:
     """A socket of a server without our wire class: one piece at a time, when it is asked for.
 
     The outbox is blocked while a piece is on its way, so the server's own flow control is ours.
+
+    Attributes:
+        written: Bytes given to it so far.
     """
 
     def __init__(self) -> None:
@@ -66,12 +69,12 @@ class PulledSocket:
         self._pieces: list[bytes] = []
         self._ready = asyncio.Event()
         self._ended: tuple[CloseCode, str] | None = None
-        self._written = 0
+        self.written = 0
         self._sent = 0
 
     def write(self, data: bytes) -> None:
         self._pieces.append(data)
-        self._written += len(data)
+        self.written += len(data)
         self._ready.set()
         if self.connection is not None:
             self.connection.paused()
@@ -88,7 +91,7 @@ class PulledSocket:
         self.close(CloseCode.GOING_AWAY, "")
 
     def unsent(self) -> int:
-        return self._written - self._sent
+        return self.written - self._sent
 
     def acknowledged(self) -> int:
         return self._sent
@@ -115,6 +118,8 @@ class PulledSocket:
 
 class StreamConnection(Connection):
     """A connection that is an HTTP response."""
+
+    transport = "sse"
 
     __slots__ = ()
 

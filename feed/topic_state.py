@@ -32,6 +32,14 @@ class _Received(msgspec.Struct):
 _decode_recv = msgspec.json.Decoder(_Received).decode
 
 
+def received_at(event: bytes | None) -> int | None:
+    """Return when an exchange's event was received, µs; None where it does not say."""
+    try:
+        return None if event is None else _decode_recv(event).recv
+    except ValueError:  # somebody else's publisher left it out
+        return None
+
+
 class Entry(NamedTuple):
     """A payload taken apart."""
 
@@ -282,11 +290,9 @@ class TopicState:
 
     def _snapshot_json(self, now: int) -> bytes:
         event, age_ms, health = self.made_here or self.newest, b"null", self.health
-        if event is not None:
-            try:
-                age_ms = b"%d" % max(0, (now - _decode_recv(event).recv) // 1000)
-            except ValueError:  # somebody else's publisher left it out
-                pass
+        recv = received_at(event)
+        if recv is not None:
+            age_ms = b"%d" % max(0, (now - recv) // 1000)
         if self.window is not None:
             event = self._window_json(event) if self.valid else None
             health = health if self.valid else "invalid"

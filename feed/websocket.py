@@ -31,7 +31,13 @@ _MAX_ASKED = 1_000
 
 
 class Socket(Protocol):
-    """What a connection writes to."""
+    """What a connection writes to.
+
+    Attributes:
+        written: Bytes handed to it so far.
+    """
+
+    written: int
 
     def write(self, data: bytes) -> None: ...
 
@@ -51,7 +57,11 @@ class Connection:
 
     Attributes:
         outbox: What waits for it.
+        written: Bytes handed to its socket so far.
+        transport: How it is connected.
     """
+
+    transport = "websocket"
 
     __slots__ = (
         "__weakref__",
@@ -78,7 +88,12 @@ class Connection:
         self._socket = socket
         self.is_open = True
         self.outbox = Outbox(
-            encoding, settings.outbox_max_bytes, gateway.hub.report, socket.write, self.fail
+            encoding,
+            settings.outbox_max_bytes,
+            gateway.hub.report,
+            socket.write,
+            self.fail,
+            gateway.hub.tally,
         )
         self.session = Session(
             gateway.relay.index, encoding, settings.max_topics, settings.commands_per_s, now_s
@@ -96,6 +111,10 @@ class Connection:
         self._moved_at = now_s
         self._acknowledged = -1
         gateway.enter(self)
+
+    @property
+    def written(self) -> int:
+        return self._socket.written
 
     # What the socket says.
 
@@ -362,13 +381,16 @@ class Connection:
 
     def _resumes(self, moves: list[s.Move], joined: dict[str, TopicState]) -> dict[str, bool]:
         """Return whether each topic that a client comes back to can be resumed."""
-        relay = self._gateway.relay
+        relay, tally = self._gateway.relay, self._gateway.hub.tally
         resumes = {}
         for move in moves:
             if isinstance(move, s.Join) and move.start.since is not None:
                 if not move.delivery.latest:
                     state = joined[move.topic]
-                    resumes[move.topic] = relay.is_live(state) and state.resumes(move.start.since)
+                    recovered = relay.is_live(state) and state.resumes(move.start.since)
+                    resumes[move.topic] = recovered
+                    tally.resumed += recovered
+                    tally.not_resumed += not recovered
         return resumes
 
     def _through(self, sync: Sync | None) -> None:

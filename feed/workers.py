@@ -29,6 +29,7 @@ from feed import channel
 from feed.backoff import delay
 from feed.children import spawn
 from feed.config import Settings
+from feed.metrics import Values, lasting, merge, of_workers, process
 
 log = logging.getLogger("feed.workers")
 
@@ -38,6 +39,8 @@ _BATCH = 64
 _HOLD_S = 0.05
 #: Not heard for so long, a worker is handed nobody while others can be.
 _SILENT_S = 1.0
+#: How long workers have to tell their values.
+_ANSWER_S = 1.0
 #: Who has served for so long may start again at once.
 _STEADY_S = 30.0
 _BAD_SETTING = 2
@@ -55,6 +58,9 @@ class Worker:
         heard_s: When it reported, in seconds of the loop.
         report: What it said.
         sent: Clients handed to it so far.
+        values: What it told last for the metrics.
+        answered: Set while nothing that it was asked for is missing.
+        is_asking: It waits for the values of the whole server.
     """
 
     def __init__(self, number: int, process: subprocess.Popen[bytes], end: socket.socket) -> None:
@@ -67,6 +73,9 @@ class Worker:
         self.heard_s = 0.0
         self.report = channel.Report(0, 0, False)
         self.sent = 0
+        self.values: Values = {}
+        self.answered = asyncio.Event()
+        self.is_asking = False
 
     def load(self) -> int:
         """Return how many connections it has, those on their way included."""
@@ -114,6 +123,10 @@ class Workers:
         self._last = 0
         self._is_proven = False
         self._rolling: asyncio.Task[None] | None = None
+        self._gathering: asyncio.Task[None] | None = None
+        self._restarts = 0
+        #: What the workers that have ended had counted, so that no sum ever falls.
+        self._ended: Values = {}
         self._rng = Random()
         self._code = 0
 
@@ -180,6 +193,38 @@ class Workers:
                 return True
         return False
 
+    # Metrics.
+
+    async def _gather(self) -> None:
+        """Ask all workers for their values; tell the sum to those who want it.
+
+        Of a worker that does not answer in time what it told last still counts, so that no sum
+        falls; what it has just now is left out, and said to be missing.
+        """
+        workers = [w for w in self._watched if w.ready.is_set() and w.is_hearing]
+        for worker in workers:
+            worker.answered.clear()
+            channel.tell(worker.channel, channel.Ask())
+        try:
+            async with asyncio.timeout(_ANSWER_S):
+                await asyncio.gather(*(worker.answered.wait() for worker in workers))
+        except TimeoutError:
+            pass
+        answered: dict[int, Values] = {}
+        parts = [self._ended, process()]
+        for worker in self._watched:
+            is_known = worker.answered.is_set() and worker.is_hearing
+            parts.append(worker.values if is_known else lasting(worker.values))
+            if is_known:
+                number = worker.number
+                answered[number] = merge([worker.values, answered.get(number, {})])
+        parts.append(of_workers(answered, self._settings.workers - len(answered), self._restarts))
+        whole = channel.Answer(merge(parts))
+        for worker in self._watched:
+            if worker.is_asking:
+                worker.is_asking = False
+                channel.tell(worker.channel, whole)
+
     # Workers.
 
     def _start(self, number: int) -> Worker:
@@ -196,16 +241,25 @@ class Workers:
 
     def _hear(self, worker: Worker) -> None:
         for message in channel.messages(worker.channel):
-            if message is None:
-                self._loop.remove_reader(worker.channel)
-                worker.is_hearing = False
-                return
-            worker.heard_s = self._loop.time()
-            worker.report = message
-            if not worker.ready.is_set():
-                worker.ready.set()
-                self._is_proven = True
-                log.info("worker %d serves, process %d", worker.number, worker.process.pid)
+            match message:
+                case None:
+                    self._loop.remove_reader(worker.channel)
+                    worker.is_hearing = False
+                    worker.answered.set()
+                case channel.Report():
+                    worker.heard_s = self._loop.time()
+                    worker.report = message
+                    if not worker.ready.is_set():
+                        worker.ready.set()
+                        self._is_proven = True
+                        log.info("worker %d serves, process %d", worker.number, worker.process.pid)
+                case channel.Answer(values):
+                    worker.values = values
+                    worker.answered.set()
+                case channel.Scrape():
+                    worker.is_asking = True
+                    if self._gathering is None or self._gathering.done():
+                        self._gathering = self._loop.create_task(self._gather())
 
     async def _watch(self, worker: Worker) -> None:
         """Start another one when it ends, unless it was meant to."""
@@ -216,6 +270,7 @@ class Workers:
         worker.is_hearing = False
         worker.channel.close()
         del self._watched[worker]
+        self._ended = merge([self._ended, lasting(worker.values)])
         number = worker.number
         if self._stop.is_set() or self._serving[number] is not worker:
             return
@@ -237,6 +292,7 @@ class Workers:
         )
         await asyncio.sleep(wait_s)
         if not self._stop.is_set() and self._serving[number] is worker:
+            self._restarts += 1
             self._serving[number] = self._start(number)
 
     def _roll(self) -> None:

@@ -47,6 +47,7 @@ class Bot:
         self.encoding = encoding
         self.published = published
         self.connection: Connection | None = None
+        self.written = 0
         self.ledger = Ledger()
         self.has: dict[str, int] = {}
         self.wishes: dict[str, str] = {}

@@ -94,6 +94,15 @@ async def test_events_pass_one_by_one_and_pages_too(web: Web, front: int) -> Non
     await writer.wait_closed()
 
 
+async def test_the_metrics_stay_behind_the_proxy(web: Web, front: int) -> None:
+    for path in ("/metrics", "//metrics", "/./metrics", "/%6detrics", "/metrics?x"):
+        reader, writer = await asyncio.open_connection("127.0.0.1", front)
+        writer.write(f"GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n".encode())
+        assert (await reader.read()).startswith(b"HTTP/1.1 403 "), path
+        writer.close()
+        await writer.wait_closed()
+
+
 async def test_a_browser_of_the_proxys_own_address_is_let_in(front: int) -> None:
     """The Host that the browser knows must reach the check of its Origin."""
     address = f"127.0.0.1:{front}"
