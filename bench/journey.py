@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from bench.client import frames
+from bench.dialects import frames
 from bench.histogram import Histogram
 from bench.track import Track, identity
 
