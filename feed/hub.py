@@ -146,6 +146,7 @@ class Hub:
                 item = Item(state, seq, seq, 1, encoding.frame(body), at)
                 for outbox, values in audience.latest.items():
                     if not values:
+                        outbox.is_plain = False
                         self.report(outbox)
                     values[state] = item
 
@@ -346,6 +347,7 @@ class Hub:
     def rebatch(self, outbox: Outbox, batch: bool) -> None:
         """Set the connection's ``batch`` option."""
         outbox.batch = batch and outbox.encoding.joins
+        outbox.is_plain = False
         throttled = self._throttled.get(outbox)
         if throttled is not None:
             self._leave_groups(outbox, throttled)  # nothing of the old form may follow the answer
@@ -374,23 +376,19 @@ class Hub:
             self.hand_out()
         dirty = self._dirty
         for _ in range(min(most, len(dirty))):
-            outbox = dirty[0]
+            outbox = dirty.popleft()
             if outbox.reported_at > since:
+                dirty.appendleft(outbox)
                 break
-            dirty.popleft()
-            self._flush_one(outbox, now)
+            outbox.reported_at = 0.0
+            try:
+                data = outbox.take(now)
+                if data:
+                    outbox.write(data)
+            except Exception:  # the outer edge of one client's turn: the others go on
+                log.exception("a client cannot be served and is ended")
+                outbox.fail()
+                continue
+            if outbox.has_more and not outbox.blocked:
+                self.report(outbox)  # behind all others
         return bool(dirty or self._changed)
-
-    def _flush_one(self, outbox: Outbox, now: int) -> None:
-        """Write one piece; who has more comes behind all others."""
-        outbox.reported_at = 0.0
-        try:
-            data = outbox.take(now)
-            if data:
-                outbox.write(data)
-        except Exception:  # the outer edge of one client's turn: the others go on
-            log.exception("a client cannot be served and is ended")
-            outbox.fail()
-            return
-        if outbox.has_more and not outbox.blocked:
-            self.report(outbox)
