@@ -30,8 +30,8 @@ class Report(msgspec.Struct, tag="report"):
     """How a worker is.
 
     Attributes:
-        taken: Sockets that it was handed so far.
-        connections: Those that are open.
+        taken: Sockets that it was handed, when it last had time to count.
+        connections: Those that were open then.
         is_ready: Able to serve more clients.
     """
 
@@ -116,13 +116,14 @@ class Channel:
     def __init__(self, end: socket.socket) -> None:
         self._end = end
         self._taken = 0
+        self._counted = 0, 0
         self._timer: asyncio.TimerHandle | None = None
         self._scrape: asyncio.Future[Values] | None = None
 
     def open(
         self,
         take: Callable[[socket.socket], None],
-        report: Callable[[], tuple[int, bool]],
+        report: Callable[[], tuple[int | None, bool]],
         read: Callable[[], Values],
         gone: Callable[[], None],
     ) -> None:
@@ -130,7 +131,8 @@ class Channel:
 
         Args:
             take: Gets each client's socket.
-            report: Returns how many connections are open, and whether there may be more.
+            report: Returns how many connections are open (None while some are half open, which
+                would be counted wrongly), and whether there may be more.
             read: Returns the values of this worker.
             gone: Called when the server has ended.
         """
@@ -161,7 +163,9 @@ class Channel:
 
     def _say_how_we_are(self) -> None:
         connections, is_ready = self._report()
-        _send(self._end, Report(self._taken, connections, is_ready))
+        if connections is not None:
+            self._counted = self._taken, connections
+        _send(self._end, Report(*self._counted, is_ready))
         self._timer = self._loop.call_later(REPORT_S, self._say_how_we_are)
 
     def _read(self) -> None:

@@ -116,8 +116,9 @@ class Server(uvicorn.Server):
             config=self.config, server_state=self.server_state, app_state=self.lifespan.state
         )
 
-    def _report(self) -> tuple[int, bool]:
-        return len(self.server_state.connections), not api.unready(self._gateway)
+    def _report(self) -> tuple[int | None, bool]:
+        connections = None if self._coming else len(self.server_state.connections)
+        return connections, not api.unready(self._gateway)
 
     def _abandon(self) -> None:
         log.error("the server is gone, and so are we")
