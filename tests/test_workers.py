@@ -103,12 +103,15 @@ async def test_while_all_drain_who_asks_is_told_so(valkey_url: str) -> None:
     async with serving(valkey_url, workers=2, drain_s=6) as served:
         clients = [await RawClient.open(served.port) for _ in range(4)]
         served.signal(signal.SIGTERM)
-        await clients[0].receive_until_close()
+        closes = [asyncio.create_task(client.receive_until_close()) for client in clients]
+        # Each worker closes its first one at once.
+        await until(lambda: sum(close.done() for close in closes) >= 2)
         assert (await served.asked("/livez"))[0] == 200
         status, body, _ = await served.asked("/readyz")
         assert status == 503 and list(body["reasons"]) == ["draining"]
         refused = await upgrade(served.port)
         assert refused.startswith(b"HTTP/1.1 503 ") and b'"restarting"' in refused
+        await asyncio.gather(*closes)
         for client in clients:
             client.close()
         assert await served.ended() == 0, served.said()
