@@ -136,15 +136,13 @@ class Gateway:
 
     def _flush(self) -> None:
         """Serve those who have waited long enough, and come back for the others."""
-        began = time.monotonic()
-        due = began - self._pace.patience_s + _TOGETHER_S
-        self.hub.flush(now_us(), due, SLICE)
-        ended = time.monotonic()
-        self._pace.flushed(began, ended)
+        now = time.monotonic()
+        self._pace.look(now, time.thread_time())
+        self.hub.flush(now_us(), now - self._pace.patience_s + _TOGETHER_S, SLICE)
         since = self.hub.waits_since()
         if since is None:
             self._is_flush_due = False
-        elif (wait := since + self._pace.patience_s - ended) <= 0:
+        elif (wait := since + self._pace.patience_s - time.monotonic()) <= 0:
             self._loop.call_soon(self._flush)
         else:
             self._loop.call_later(wait, self._flush)

@@ -10,63 +10,78 @@ from feed.pace import Pace
 MAX_S = 0.020
 
 
+class Process:
+    """A process that the test lets compute and sleep."""
+
+    def __init__(self) -> None:
+        self.pace = Pace(MAX_S)
+        self.now = 5.0
+        self.cpu_s = 1.0
+        self.pace.look(self.now, self.cpu_s)
+
+    def turn(self, busy_s: float, idle_s: float = 0.0) -> float:
+        """Return the patience after the turn."""
+        self.now += busy_s + idle_s
+        self.cpu_s += busy_s
+        self.pace.look(self.now, self.cpu_s)
+        return self.pace.patience_s
+
+
 def test_a_server_with_time_to_spare_has_no_patience() -> None:
-    pace = Pace(MAX_S)
-    for turn in range(1_000):  # a millisecond of work every ten
-        pace.flushed(5.0 + turn * 0.010, 5.0 + turn * 0.010 + 0.001)
-        assert pace.patience_s == 0.0
-    assert 0.09 < pace.share < 0.11
+    process = Process()
+    assert {process.turn(0.005, 0.005) for _ in range(1_000)} == {0.0}
+    assert 0.49 < process.pace.busy < 0.51
 
 
-def test_a_server_that_does_nothing_but_write_has_all_the_patience_there_is() -> None:
-    pace = Pace(MAX_S)
-    for turn in range(2_000):
-        pace.flushed(5.0 + turn * 0.001, 5.0 + (turn + 1) * 0.001)
-    assert pace.patience_s == MAX_S
+def test_a_server_that_only_computes_has_all_the_patience_there_is() -> None:
+    process = Process()
+    assert [process.turn(0.001) for _ in range(2_000)][-1] == MAX_S
 
 
 def test_one_long_flush_after_a_quiet_time_makes_nobody_wait() -> None:
-    pace = Pace(MAX_S)
-    pace.flushed(5.0, 5.001)
-    for turn in range(60):  # an entry that ten thousand clients want: 60 ms of slices on end
-        pace.flushed(9.0 + turn * 0.001, 9.0 + (turn + 1) * 0.001)
-    assert pace.patience_s == 0.0
+    process = Process()
+    process.turn(0.001, 4.0)
+    # An entry that ten thousand clients want: 100 ms of slices on end.
+    assert {process.turn(0.001) for _ in range(100)} == {0.0}
 
 
 @given(
-    # What a write to every client takes, and how long an idle client waits for its next entry.
-    work_ms=st.floats(1.0, 60.0),
+    # What one write to every client takes, how long a client waits for its next entry, and what
+    # share of the time goes into reading the bus.
+    round_ms=st.floats(1.0, 60.0),
     next_ms=st.floats(0.5, 50.0),
+    reading=st.floats(0.0, 0.4),
 )
-def test_patience_settles_where_writing_takes_about_half_of_the_time(
-    work_ms: float, next_ms: float
+def test_patience_settles_where_some_time_is_left(
+    round_ms: float, next_ms: float, reading: float
 ) -> None:
     """Against a model of the clients: each is written to once in (patience + time to its next)."""
-    pace, now = Pace(MAX_S), 5.0
+    process = Process()
     last: list[float] = []
+
+    def busy(patience_s: float) -> float:
+        return min(1.0, reading + round_ms / (1000 * patience_s + next_ms))
+
     for turn in range(3_000):
-        round_s = pace.patience_s + next_ms / 1000
-        now += 0.002
-        pace.flushed(now - 0.002 * min(1.0, work_ms / 1000 / round_s), now)
+        share = busy(process.pace.patience_s)
+        patience_s = process.turn(0.002 * share, 0.002 * (1 - share))
         if turn >= 2_500:
-            last.append(pace.patience_s)
+            last.append(patience_s)
     assert max(last) - min(last) < 0.001
-    share_without = work_ms / next_ms
-    share_with_all = work_ms / (1000 * MAX_S + next_ms)
-    if share_without < 0.44:
+    if busy(0.0) < 0.64:
         assert last[-1] == 0.0
-    elif share_with_all > 0.61:
+    elif busy(MAX_S) > 0.86:
         assert last[-1] == MAX_S
-    elif 0.46 < share_without and share_with_all < 0.59:
-        assert 0.44 < pace.share < 0.61
+    elif busy(0.0) > 0.66 and busy(MAX_S) < 0.84:
+        assert 0.64 < process.pace.busy < 0.86
 
 
 @given(st.lists(st.tuples(st.floats(0, 2), st.floats(0, 2)), max_size=50), st.floats(0, 0.1))
 def test_patience_is_never_more_than_allowed(
     turns: list[tuple[float, float]], max_s: float
 ) -> None:
-    pace, now = Pace(max_s), 0.0
-    for idle_s, work_s in turns:
-        pace.flushed(now + idle_s, now + idle_s + work_s)
-        now += idle_s + work_s
-        assert 0.0 <= pace.patience_s <= max_s and 0.0 <= pace.share <= 1.0
+    process = Process()
+    process.pace = Pace(max_s)
+    for idle_s, busy_s in turns:
+        assert 0.0 <= process.turn(busy_s, idle_s) <= max_s
+        assert 0.0 <= process.pace.busy <= 1.0
