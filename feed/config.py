@@ -38,8 +38,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         stuck_after_s: A client on which nothing moved for so long is closed.
         drain_s: When the process is asked to end, its clients are closed spread over so long.
         linger_s: How long a topic stays joined on the bus after its last client left.
-        patience_max_ms: Longest wait of an event for others to share its write, where there is little
-            CPU time left; 0: none, at the price of more of it.
+        patience_max_ms: Longest wait of an event for others to share its write, where little CPU
+            time is left; 0: none.
         allowed_origins: Browser origins beside our own that may connect; ``*`` for any.
         retention_*: Entries kept a topic by kind; ``expire_s``: how long an untouched one stays.
         backlog_max_bytes, backlog_max_s: What an exchange's publisher keeps while the bus is away;
