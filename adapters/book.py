@@ -79,7 +79,8 @@ class _Side:
         edge = keys[-window] if count > window else -inf
         top = keys[-DEPTH_LEVELS] if count >= DEPTH_LEVELS else -inf
         touched = False
-        entered: list[float] = []
+        # Keys that came or went: who is there at the end and has an even number was there before.
+        moves: list[float] = []
         out: list[Level] = []
         for level, (key, amount) in zip(changes, numbers, strict=True):
             key *= sign
@@ -87,6 +88,7 @@ class _Side:
                 if levels.pop(key, None) is None:
                     continue
                 del keys[bisect_left(keys, key)]
+                moves.append(key)
                 if key >= edge:
                     out.append((level[0], "0"))
             else:
@@ -95,7 +97,7 @@ class _Side:
                     if key < horizon:
                         continue
                     insort(keys, key)
-                    entered.append(key)
+                    moves.append(key)
                 elif old[1] == level[1]:
                     continue
                 levels[key] = level
@@ -105,10 +107,10 @@ class _Side:
                 touched = True
         self.touched = touched
         if len(keys) > window or edge != -inf:
-            self._shift(edge, entered, out)
+            self._shift(edge, moves, out)
         return out
 
-    def _shift(self, edge: float, entered: list[float], out: list[Level]) -> None:
+    def _shift(self, edge: float, moves: list[float], out: list[Level]) -> None:
         """Correct ``out`` for the levels that the window's moved edge let in or pushed out."""
         keys, levels = self.keys, self.levels
         first = max(0, len(keys) - self._window)
@@ -119,7 +121,7 @@ class _Side:
             pushed = {key: levels[key][0] for key in keys[before:first]}
             prices = set(pushed.values())
             out[:] = [level for level in out if level[0] not in prices]
-            out.extend([(p, "0") for key, p in pushed.items() if key not in entered])
+            out.extend([(p, "0") for key, p in pushed.items() if moves.count(key) % 2 == 0])
         if self._truncate and first:
             for key in keys[:first]:
                 del levels[key]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from adapters.base import Checkpoint, Health, Output
@@ -62,6 +62,14 @@ def shown_after(shown: dict[str, str], deltas: list[Level]) -> dict[str, str]:
     st.booleans(),
     st.booleans(),
 )
+@example(
+    {"0.10": "1"},
+    {},
+    [([("0.10", "2.50"), ("0.10", "0"), ("0.10", "1"), ("0.20", "1")], [])],
+    1,
+    False,
+    False,
+)
 def test_deltas_applied_to_the_window_give_the_true_book(
     bids: dict[str, str],
     asks: dict[str, str],
@@ -81,10 +89,9 @@ def test_deltas_applied_to_the_window_give_the_true_book(
                 side.horizon = float(side.ordered()[-1][0])
     shown = tuple(map(dict, book.window()))
     for update in updates:
-        once = [list({price: (price, size) for price, size in u}.values()) for u in update]
-        deltas = book.apply(once[0], once[1])
+        deltas = book.apply(*update)
         for i in (0, 1):
-            true[i].apply(once[i], keep)
+            true[i].apply(update[i], keep)
             shown_after(shown[i], deltas[i])
             expected = true[i].ordered()[:window]
             assert book.window()[i] == expected
