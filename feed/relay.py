@@ -202,7 +202,8 @@ class Relay:
             self._hold(state, entry)
         elif state.has(entry.epoch, entry.seq):
             pass  # a repeat, or a publisher that has been replaced
-        elif state.seq and state.connects(*entry):
+        elif (state.seq or entry.seq == entry.epoch) and state.connects(*entry):
+            # A topic that never was before begins at its publisher's epoch.
             self.hub.publish(state, *entry, now_us())
         else:  # a jump, or the first we hear of the topic: others may have come before it
             self._start_repair(state)

@@ -536,7 +536,24 @@ async def test_what_was_heard_during_a_repair_is_not_lost_though_the_stream_let_
 ) -> None:
     publisher = rig.publisher
     await rig.join(QUOTE)
+    rig.bus.deaf = True
+    await publisher.publish(publisher.quote())
+    await asyncio.sleep(0)
+    rig.bus.deaf = False
     kept = Retention().of("quote")
     await publisher.publish(*[publisher.quote() for _ in range(kept + 50)])
     await rig.settle(QUOTE)
-    assert [one for one in rig.ledger.seen if one["type"] == "quote"] == publisher.sent[QUOTE]
+    got = [one for one in rig.ledger.seen if one["type"] == "quote"]
+    assert got == publisher.sent[QUOTE][1:]
+
+
+async def test_a_topic_that_begins_is_known_to_be_whole(rig: Rig) -> None:
+    publisher = rig.publisher
+    state = await rig.join(QUOTE)
+    rig.bus.fails = True  # nothing can be read
+    await publisher.publish(publisher.quote(), publisher.quote())
+    await asyncio.sleep(0)
+    rig.flush()
+    assert state.phase is Phase.LIVE
+    got = [one for one in rig.ledger.seen if one["type"] == "quote"]
+    assert got == publisher.sent[QUOTE]
