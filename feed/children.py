@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from feed.config import Settings
-
-_PR_SET_PDEATHSIG = 1
+from feed.tie import die_with
 
 
 def spawn(settings: Settings, arguments: Sequence[str], *keep: int) -> subprocess.Popen[bytes]:
@@ -27,19 +25,5 @@ def spawn(settings: Settings, arguments: Sequence[str], *keep: int) -> subproces
         stdin=subprocess.DEVNULL,
         pass_fds=keep,
         process_group=0,  # Ctrl-C comes from us, in order
-        preexec_fn=_die_with(os.getpid()),
+        preexec_fn=die_with(os.getpid(), signal.SIGTERM),
     )
-
-
-def _die_with(parent: int) -> Callable[[], None] | None:
-    """Return what a child runs first; None where the kernel cannot tell it of our end."""
-    if not sys.platform.startswith("linux"):
-        return None
-    prctl = ctypes.CDLL(None).prctl  # looked up here: little is safe between fork and exec
-
-    def tie() -> None:
-        prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-        if os.getppid() != parent:  # we ended before it was tied to us
-            os._exit(1)
-
-    return tie

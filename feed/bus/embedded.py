@@ -6,28 +6,26 @@ on disk. ``valkey-server`` or ``redis-server`` on the PATH comes first, then the
 
 from __future__ import annotations
 
-import ctypes
 import os
 import re
 import shutil
 import signal
 import socket
 import subprocess
-import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from feed.errors import ConfigError
+from feed.tie import die_with
 
 _OLDEST_SERVER = 7
 _START_TIMEOUT_S = 10.0
 _STOP_TIMEOUT_S = 5.0
-_PR_SET_PDEATHSIG = 1
 _MAX_SOCKET_PATH = 100  # sun_path holds 108 bytes on Linux, 104 on macOS
 _VERSION = re.compile(r"\bv=(\d+)")
 
@@ -71,7 +69,8 @@ class EmbeddedServer:
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,  # Ctrl-C goes to a whole process group
-                preexec_fn=_die_with(os.getpid()),
+                # SIGKILL: a server that is stopped or busy would sit on a SIGTERM.
+                preexec_fn=die_with(os.getpid(), signal.SIGKILL),
             )
         try:
             self._wait_until_ready(path, log)
@@ -172,21 +171,6 @@ def _socket_folder() -> Path:
         folder.rmdir()
         folder = Path(tempfile.mkdtemp(prefix="pricefeed-", dir="/tmp"))
     return folder
-
-
-def _die_with(parent: int) -> Callable[[], None] | None:
-    """Return what the child runs before it becomes the server; None where the kernel can't."""
-    if not sys.platform.startswith("linux"):
-        return None
-    prctl = ctypes.CDLL(None).prctl  # looked up here: little is safe between fork and exec
-
-    def tie() -> None:
-        # SIGKILL, because a server that is stopped or busy would sit on a SIGTERM.
-        prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:  # it died before we were tied to it
-            os._exit(1)
-
-    return tie
 
 
 def _answers(path: Path) -> bool:

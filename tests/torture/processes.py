@@ -13,7 +13,8 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from feed.bus.embedded import _die_with, find_server
+from feed.bus.embedded import find_server
+from feed.tie import die_with
 from tests.torture.plan import VALKEY, Strike
 
 _STOP_S = 15.0
@@ -50,7 +51,7 @@ class Process:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                preexec_fn=_die_with(os.getpid()),
+                preexec_fn=die_with(os.getpid(), signal.SIGKILL),
             )
 
     def tend(self) -> None:
