@@ -56,6 +56,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
         max_age_s: The exchange ends older connections.
         ping_every_s: How often ``Adapter.ping`` is sent; None where the exchange pings us.
         max_frame_bytes: Larger frames end the connection.
+        settle_s: How long a new connection is left alone before its first frame is sent.
     """
 
     frames_per_s: float
@@ -68,10 +69,11 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     max_age_s: float | None = None
     ping_every_s: float | None = None
     max_frame_bytes: int = 16 << 20
+    settle_s: float = 0.0
 
 
 class Fetch(msgspec.Struct, frozen=True):
-    """Please GET this (path below ``rest_url``) and hand the body to ``fetched`` with ``key``.
+    """Please ask for this (path below ``rest_url``) and hand the body to ``fetched`` with ``key``.
 
     If it fails, the runner calls ``fetch_failed`` and the adapter may ask again; the runner spaces
     repeats of one key by its backoff.
@@ -186,15 +188,25 @@ class Adapter(ABC):
         ws_url, rest_url: Scheme and host, where ``Plan.path`` and ``Fetch.path`` go; an operator
             may point both elsewhere (``FEED_ENDPOINTS``).
         listing_paths: REST paths whose bodies list the instruments.
+        door_path: REST path that tells where to connect (``address``); None: ``ws_url`` is it.
         kinds: Every kind it can carry.
+        proofs: Kind -> what shows that an event is missing, in a few words; kinds that have none
+            are not in it. For the reader: ``docs/exchanges.md`` is made from it.
+        checksum: What the exchange lets us check a book's content by; None where nothing.
         ignored: Message types left out on purpose -> the reason.
+
+    REST paths are asked for by GET; ``path#body`` is asked for by POST with this JSON body, which
+    may be empty.
     """
 
     name: ClassVar[str]
     ws_url: ClassVar[str]
     rest_url: ClassVar[str]
     listing_paths: ClassVar[tuple[str, ...]]
+    door_path: ClassVar[str | None] = None
     kinds: ClassVar[frozenset[str]]
+    proofs: ClassVar[Mapping[str, str]] = {}
+    checksum: ClassVar[str | None] = None
     limits: ClassVar[Limits]
     ignored: ClassVar[Mapping[str, str]]
 
@@ -231,6 +243,16 @@ class Adapter(ABC):
         cls, streams: Collection[Stream], instrument: Instrument, kinds: Collection[str]
     ) -> tuple[tuple[str, ...], int | None]:
         """Return the topics these streams of the instrument feed, and the book's levels."""
+
+    @classmethod
+    def address(cls, body: bytes) -> str:
+        """Return the URL to connect to, as the answer at ``door_path`` tells; ``Plan.path`` is
+        appended.
+
+        Raises:
+            BadPayload: It tells none.
+        """
+        raise NotImplementedError
 
     def __init__(self, plan: Plan, kinds: Collection[str]) -> None:
         """Serve one connection.
@@ -343,11 +365,13 @@ class Ack(msgspec.Struct, frozen=True):
         streams: What the frame asked for.
         frames: The answer, ready to send, made from the recorded acks where there are any.
         unsubscribe: The frame takes the streams back instead.
+        binary: Further frames of the answer, which go out as binary ones.
     """
 
     streams: tuple[Stream, ...]
     frames: tuple[str, ...]
     unsubscribe: bool = False
+    binary: tuple[bytes, ...] = ()
 
 
 class Standing(ABC):
@@ -355,9 +379,11 @@ class Standing(ABC):
 
     Attributes:
         key: REST key of the answer that tells it; None: it is sent to who subscribes.
+        is_text: Whether it is sent as a text frame.
     """
 
     key: str | None = None
+    is_text: bool = True
 
     @abstractmethod
     def take(self, frame: bytes) -> None:
@@ -368,11 +394,35 @@ class Standing(ABC):
         """Return the frame or the body; None while there is nothing to tell."""
 
 
+class Rules(msgspec.Struct, frozen=True, kw_only=True):
+    """What the exchange does not stand, for a fake that is told to be strict.
+
+    Attributes:
+        frames, per_s: More than so many frames within so many seconds end a connection.
+        streams: So do more streams than this; None: no such limit is known.
+        connects, connects_per_s: Further handshakes in this time are answered with 429.
+        code, reason: The exchange's close.
+    """
+
+    frames: int
+    per_s: float
+    streams: int | None = None
+    connects: int = 1_000
+    connects_per_s: float = 1.0
+    code: int = 1008
+    reason: str = "too many requests"
+
+
 class Venue(ABC):
     """The exchange's side of the protocol, for the fake exchange that serves a tape. Pure.
 
     One instance per tape. ``scan`` sees every line first, so acks and REST bodies are known.
+
+    Attributes:
+        rules: The exchange's published limits.
     """
+
+    rules: ClassVar[Rules]
 
     @abstractmethod
     def scan(self, line: TapeLine) -> None:
@@ -402,7 +452,8 @@ class Venue(ABC):
     def rest_key(self, url: str) -> str | None:
         """Return what a REST URL or path means, whatever its version: ``depth:BTCUSDT``.
 
-        None for one we do not serve. Recorded and requested URLs meet under this key.
+        None for one we do not serve. Recorded and requested URLs meet under this key; that of a
+        POST ends in ``#`` and its body.
         """
 
     @abstractmethod
@@ -417,7 +468,11 @@ class Venue(ABC):
         """
         return None
 
-    def beats(self, streams: Collection[Stream]) -> tuple[str, ...]:
+    def made(self, key: str) -> bytes | None:
+        """Return the answer of a REST key that no tape has to hold (a token); None for others."""
+        return None
+
+    def beats(self, streams: Collection[Stream]) -> tuple[str | bytes, ...]:
         """Return a connection's heartbeats; empty where they are pings of the protocol."""
         return ()
 

@@ -12,7 +12,6 @@ import msgspec
 from adapters.base import Adapter, Output, Plan, Stream
 from adapters.book import BookFeed, DepthPacer
 from feed.models import Instrument, Level
-from feed.topics import symbol_text
 
 #: A stream whose snapshot is bad or does not come is subscribed again, but not sooner, µs.
 RESUBSCRIBE_US = 5_000_000
@@ -163,27 +162,3 @@ def pack(
         group += own
         chars += own_chars
     return [*groups, tuple(group)] if group else groups
-
-
-def spot(
-    exchange: str,
-    native: str,
-    base: str,
-    quote: str,
-    *,
-    price_step: str | None = None,
-    size_step: str | None = None,
-    state: str = "trading",
-) -> Instrument:
-    """Return a spot instrument under its canonical name."""
-    return Instrument(
-        exchange=exchange,
-        symbol=f"{symbol_text(base)}-{symbol_text(quote)}",
-        native=native,
-        type="spot",
-        base=base,
-        quote=quote,
-        price_step=price_step,
-        size_step=size_step,
-        state=state,
-    )

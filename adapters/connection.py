@@ -111,9 +111,10 @@ class Connection:
         """Serve the connection; returns only when a tape has come to its end.
 
         Raises:
-            OSError, WebSocketException, StaleConnection: It could not be made, or is lost.
+            OSError, WebSocketException, StaleConnection, FetchFailed, BadPayload: It could not be
+                made, or is lost.
         """
-        url = self._runner.ws_url + self._plan.path
+        url = await self._runner.address() + self._plan.path
         log.debug("%s: connecting %s", self._runner.name, url)
         async with connect(
             url,
@@ -346,6 +347,7 @@ class Connection:
     async def _send(self, socket: ClientConnection) -> None:
         loop = asyncio.get_running_loop()
         pacer = Pacer(1, 1 / self._runner.limits.frames_per_s)
+        await asyncio.sleep(self._runner.limits.settle_s)
         while True:
             self._is_asking = not self._outbox.empty()
             frame = await self._outbox.get()

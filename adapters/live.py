@@ -17,7 +17,7 @@ from adapters.base import Adapter, Stream
 from adapters.publisher import Publisher
 from adapters.replay import TAPE_PATH, streams_told
 from adapters.rest import FetchFailed, Rest, is_local
-from adapters.runner import Runner, endpoints
+from adapters.runner import Runner, address, endpoints
 from adapters.selection import Selection, SymbolCheck, by_stream, by_symbol, wanted_kinds
 from adapters.service import Context, publish
 from adapters.status import StatusBoard
@@ -73,7 +73,8 @@ class LiveExchange:
         offer = await self._look()
         selection = self._select(offer)
         if selection.plans:
-            url = self._ws_url + selection.plans[0].path
+            async with Rest(self._rest_url) as rest:
+                url = await address(self._adapter, self._ws_url, rest) + selection.plans[0].path
             async with connect(
                 url,
                 compression=None,

@@ -2,94 +2,33 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Iterable, Sequence
 from difflib import get_close_matches
 from importlib import import_module
+from pkgutil import iter_modules
 from typing import cast
 
-import msgspec
-
-from adapters.base import Adapter, TapeLine, Venue
+from adapters import exchanges
+from adapters.base import TapeLine
+from adapters.entry import Entry
 from feed.errors import ConfigError
 
 #: What ``feed ingest`` runs when asked by name, though no adapter of an exchange: ``sim.py``.
 SIM = "sim"
+#: Every exchange of the registry, as a name.
+ALL = "all"
 
 
-class Entry(msgspec.Struct, frozen=True):
-    """One exchange.
-
-    Attributes:
-        module: Of the adapter below ``adapters``; the venue's is ``adapters.venues.<module>``.
-        adapter, venue: The classes' names there.
-        url: Finds in a recorded or requested URL (or its path) that it is this exchange's.
-        frame: Finds the same in a received frame of a tape that has no URL; None where another
-            exchange's frames look alike, which then is the one to assume.
-    """
-
-    module: str
-    adapter: str
-    venue: str
-    url: re.Pattern[str]
-    frame: re.Pattern[str] | None
-
-    def load_adapter(self) -> type[Adapter]:
-        return cast(type[Adapter], getattr(import_module(f"adapters.{self.module}"), self.adapter))
-
-    def load_venue(self) -> type[Venue]:
-        return cast(
-            type[Venue], getattr(import_module(f"adapters.venues.{self.module}"), self.venue)
-        )
+def _found() -> dict[str, Entry]:
+    """Return what every package below ``adapters.exchanges`` declares, by name."""
+    found: dict[str, Entry] = {}
+    for package in iter_modules(exchanges.__path__):
+        module = import_module(f"{exchanges.__name__}.{package.name}")
+        found |= cast(dict[str, Entry], module.ENTRIES)
+    return found
 
 
-#: More telling patterns first: USD-M frames are spot frames with a ``pu`` or ``T`` more.
-REGISTRY: dict[str, Entry] = {
-    "binance-usdm": Entry(
-        "binance",
-        "BinanceUsdm",
-        "BinanceUsdmVenue",
-        re.compile(r"//fstream\.binance\.com|//fapi\.binance\.com|/fapi/v\d/"),
-        re.compile(r'"pu":\d|"e":"(?:bookTicker|markPriceUpdate|forceOrder)"'),
-    ),
-    "binance": Entry(
-        "binance",
-        "Binance",
-        "BinanceVenue",
-        re.compile(
-            r"//(?:stream|api\d?|www|data-stream|data-api)\.binance\.(?:com|vision)|/api/v\d/depth"
-        ),
-        re.compile(r'"stream":"[^"]+@'),
-    ),
-    "coinbase": Entry(
-        "coinbase",
-        "Coinbase",
-        "CoinbaseVenue",
-        re.compile(r"//(?:ws-feed|api)(?:\.pro|\.exchange)\.coinbase\.com"),
-        re.compile(r'"type":"(?:l2update|last_match|match|subscriptions)"'),
-    ),
-    "kraken": Entry(
-        "kraken",
-        "Kraken",
-        "KrakenVenue",
-        re.compile(r"//ws\.kraken\.com/v2|//api\.kraken\.com"),
-        re.compile(r'"channel":"(?:book|trade|ticker|heartbeat|status|instrument)"'),
-    ),
-    "bybit": Entry(
-        "bybit",
-        "Bybit",
-        "BybitVenue",
-        re.compile(r"/v5/public/spot|category=spot"),
-        re.compile(r'"topic":"(?:orderbook|publicTrade|tickers)\.'),
-    ),
-    "bybit-linear": Entry(
-        "bybit",
-        "BybitLinear",
-        "BybitLinearVenue",
-        re.compile(r"/v5/public/linear|category=linear"),
-        None,
-    ),
-}
+REGISTRY: dict[str, Entry] = _found()
 
 
 def entry(name: str) -> Entry:
@@ -108,15 +47,17 @@ def entry(name: str) -> Entry:
 
 
 def chosen(names: Sequence[str]) -> tuple[str, ...]:
-    """Return the exchanges to run: those named, each once, or all but ``sim``.
+    """Return the exchanges to run: those named, each once; ``all`` but ``sim``; or the default.
 
     Raises:
         ConfigError: A name we do not know.
     """
-    for name in names:
+    wanted = [one for name in names for one in (sorted(REGISTRY) if name == ALL else [name])]
+    for name in wanted:
         if name != SIM:
             entry(name)
-    return tuple(dict.fromkeys(names)) or tuple(sorted(REGISTRY))
+    default = sorted(name for name, one in REGISTRY.items() if one.by_default)
+    return tuple(dict.fromkeys(wanted or default))
 
 
 def exchanges_of(lines: Iterable[TapeLine]) -> list[str]:

@@ -24,6 +24,7 @@ from adapters import registry
 from adapters.base import Stream
 from adapters.fault_language import parse
 from adapters.faults import Door, Faults
+from adapters.posted import PostConnection
 from adapters.recording import Frame, Recording, load
 from adapters.stage import Player, Stage
 from adapters.tasks import until
@@ -138,6 +139,7 @@ class FakeExchange:
                 self._host,
                 self._port,
                 process_request=self._answer,
+                create_connection=PostConnection,
                 compression=None,
                 ping_interval=None,
                 # A client that reads slowly must still get all of it before the close.
@@ -216,7 +218,7 @@ class FakeExchange:
         return None if name is None else self._stages[name]
 
     def _answer(self, connection: ServerConnection, request: Request) -> Response | None:
-        """Answer a plain GET; let a WebSocket handshake pass."""
+        """Answer a plain GET or POST; let a WebSocket handshake pass."""
         if self._tells and request.path == TAPE_PATH:
             streams = {name: stage.recording.streams for name, stage in self._stages.items()}
             return _response(200, _encode(streams))
@@ -229,7 +231,14 @@ class FakeExchange:
         if is_handshake:
             return None
         stage = self._stage(request.path)
-        key = stage.recording.venue.rest_key(request.path) if stage else None
+        asked = request.path
+        if request.method == "POST":
+            assert isinstance(connection, PostConnection)
+            asked += f"#{connection.posted}"
+        key = stage.recording.venue.rest_key(asked) if stage else None
+        body = stage.recording.venue.made(key) if stage and key else None
+        if body is not None:
+            return _response(200, body)
         if stage is None or key is None or key not in stage.recording.bodies:
             return _response(404, b'{"error":"not on this tape"}')
         body = stage.take_body(key)

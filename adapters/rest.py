@@ -1,4 +1,4 @@
-"""I/O shell: GETs to one exchange's REST API, bounded in number, size and time."""
+"""I/O shell: questions to one exchange's REST API, bounded in number, size and time."""
 
 from __future__ import annotations
 
@@ -61,16 +61,21 @@ class Rest:
             await self._client.aclose()
 
     async def get(self, path: str) -> bytes:
-        """Return the body.
+        """Return the body of a GET; of a POST where the path is followed by ``#`` and JSON to send.
 
         Raises:
             FetchFailed: Not reached, not 200, too large or too slow.
         """
         assert self._client is not None, "use as a context manager"
+        path, is_post, content = path.partition("#")
         url = self._base_url + path
+        method = "POST" if is_post else "GET"
+        headers = {"Content-Type": "application/json"} if is_post else None
         try:
             async with self._slots, asyncio.timeout(3 * TIMEOUT_S):
-                async with self._client.stream("GET", url) as answer:
+                async with self._client.stream(
+                    method, url, content=content.encode() if is_post else None, headers=headers
+                ) as answer:
                     if answer.status_code != 200:
                         raise FetchFailed(
                             f"{url}: HTTP {answer.status_code}",

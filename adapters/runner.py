@@ -21,7 +21,7 @@ from adapters.base import Adapter, Limits
 from adapters.connection import Leaving
 from adapters.pacer import Pacer
 from adapters.publisher import Sink
-from adapters.rest import Rest, retry_after
+from adapters.rest import FetchFailed, Rest, retry_after
 from adapters.selection import Selection
 from adapters.slot import Slot
 from adapters.status import Input, StatusBoard
@@ -133,6 +133,14 @@ class Runner:
                 )
             )
 
+    async def address(self) -> str:
+        """Return where connections go now.
+
+        Raises:
+            FetchFailed, BadPayload: The exchange does not tell.
+        """
+        return await address(self.adapter, self.ws_url, self.rest)
+
     def connect_in_s(self) -> float:
         """Take the next place for a connection attempt; return how long to wait for it."""
         now = asyncio.get_running_loop().time()
@@ -182,7 +190,7 @@ class Runner:
                 return
             except Leaving as e:
                 log.info("%s: replacing connection %d: %s", self.name, index + 1, e)
-            except (OSError, WebSocketException, StaleConnection) as e:
+            except (OSError, WebSocketException, StaleConnection, FetchFailed, BadPayload) as e:
                 self.hold_off(e)
                 level = logging.INFO if _is_announced(e) else logging.WARNING
                 why = e or type(e).__name__
@@ -210,6 +218,23 @@ def _is_announced(error: Exception) -> bool:
     """Whether the exchange said that it goes away or restarts; that is its daily business."""
     closed = error.rcvd if isinstance(error, ConnectionClosed) else None
     return closed is not None and closed.code in (1001, 1012)
+
+
+async def address(adapter: type[Adapter], ws_url: str, rest: Rest) -> str:
+    """Return where connections go now: ``ws_url``, or where the exchange's door says.
+
+    An operator's endpoint stands for whatever host the exchange tells.
+
+    Raises:
+        FetchFailed, BadPayload: The exchange does not tell.
+    """
+    if adapter.door_path is None:
+        return ws_url
+    told = adapter.address(await rest.get(adapter.door_path))
+    if ws_url == adapter.ws_url:
+        return told
+    parts = urlsplit(told)
+    return f"{ws_url}{parts.path}" + (f"?{parts.query}" if parts.query else "")
 
 
 def endpoints(adapter: type[Adapter], override: str | None) -> tuple[str, str]:

@@ -128,6 +128,11 @@ class Stage:
         standing = self._start(stream)
         return standing is not None and standing.key is None
 
+    def is_text(self, stream: Stream) -> bool:
+        """Whether it is told so in a text frame."""
+        standing = self._start(stream)
+        return standing is None or standing.is_text
+
     def joined(self, player: Player) -> None:
         self.players.add(player)
         self.empty.clear()
@@ -207,6 +212,8 @@ class Player:
     async def _apply(self, ack: Ack) -> None:
         for frame in ack.frames:
             await self._socket.send(frame)
+        for body in ack.binary:
+            await self._socket.send(body)
         if ack.unsubscribe:
             self.asked.difference_update(ack.streams)
         elif ack.streams:
@@ -302,7 +309,7 @@ class Player:
 
     async def _tell(self, stream: Stream, upto: int) -> None:
         if self._stage.is_told(stream) and (told := self._stage.told(stream, upto)) is not None:
-            await self._socket.send(told, text=True)
+            await self._socket.send(told, text=self._stage.is_text(stream))
 
     async def _prepare(self, index: int) -> None:
         """Do what is due before a frame."""

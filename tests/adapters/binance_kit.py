@@ -9,8 +9,8 @@ from typing import Any, TypeVar
 
 from adapters import tape
 from adapters.base import Fetch, Output, Plan, Stream, TapeLine
-from adapters.binance import Binance, BinanceUsdm
-from adapters.venues.binance import BinanceUsdmVenue, BinanceVenue
+from adapters.exchanges.binance.adapter import Binance, BinanceUsdm
+from adapters.exchanges.binance.venue import BinanceUsdmVenue, BinanceVenue
 
 PAYLOADS = Path(__file__).parents[1] / "payloads" / "binance"
 

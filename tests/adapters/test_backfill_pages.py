@@ -8,10 +8,10 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from adapters.base import Adapter, Fetch, Mark, Page, Stream
-from adapters.binance import Binance, BinanceUsdm
-from adapters.bybit import Bybit
-from adapters.coinbase import Coinbase
-from adapters.kraken import Kraken
+from adapters.exchanges.binance.adapter import Binance, BinanceUsdm
+from adapters.exchanges.bybit.adapter import Bybit
+from adapters.exchanges.coinbase.adapter import Coinbase
+from adapters.exchanges.kraken.adapter import Kraken
 from feed.errors import BadPayload
 from feed.models import Trade
 from tests.adapters.sessions import adapter, only

@@ -11,9 +11,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from adapters.base import Fetch, Health, Leave, Output, Plan, Refused, Send, Stream
-from adapters.binance import Binance, BinanceUsdm
-from adapters.binance_book import MAX_HELD
-from adapters.venues.binance import BinanceUsdmVenue, BinanceVenue
+from adapters.exchanges.binance.adapter import Binance, BinanceUsdm
+from adapters.exchanges.binance.book import MAX_HELD
+from adapters.exchanges.binance.venue import BinanceUsdmVenue, BinanceVenue
 from feed.errors import BadPayload
 from feed.models import Book, Depth, Derivative, Gap, Instrument, Quote, Ticker, Trade
 from tests.adapters.binance_kit import (

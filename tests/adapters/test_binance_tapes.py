@@ -12,7 +12,7 @@ import pytest
 from msgspec.structs import replace
 
 from adapters.base import Checkpoint, Health, Stream
-from adapters.binance import CHANNELS, Binance, BinanceUsdm
+from adapters.exchanges.binance.adapter import CHANNELS, Binance, BinanceUsdm
 from feed.models import Book, Depth, Gap, Level, Quote, Trade
 from tests.adapters.binance_kit import PAYLOADS, AnyBinance, Tape, adapter, answer, only
 from tests.adapters.tapes import CAPTURES, Run, captures, run

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from adapters.base import Adapter, Health, Output, Refused, Send, Stream, Venue
-from adapters.bybit import ARGS_PER_REQUEST, KNOWN_TRADES, Bybit, BybitLinear
 from adapters.channels import RESUBSCRIBE_US
-from adapters.venues.bybit import BybitLinearVenue, BybitVenue
+from adapters.exchanges.bybit.adapter import ARGS_PER_REQUEST, KNOWN_TRADES, Bybit, BybitLinear
+from adapters.exchanges.bybit.venue import BybitLinearVenue, BybitVenue
 from feed.errors import BadPayload
 from feed.models import Book, Derivative, Gap, Quote, Ticker, Trade
 from tests.adapters.sessions import (

@@ -10,8 +10,8 @@ import pytest
 
 from adapters.base import Adapter, Beat, Health, Leave, Output, Refused, Send, Stream
 from adapters.channels import RESUBSCRIBE_US
-from adapters.coinbase import TAKER_SIDE, Coinbase
-from adapters.venues.coinbase import CoinbaseVenue
+from adapters.exchanges.coinbase.adapter import TAKER_SIDE, Coinbase
+from adapters.exchanges.coinbase.venue import CoinbaseVenue
 from feed.errors import BadPayload
 from feed.models import Book, Gap, Quote, Ticker, Trade
 from tests.adapters.sessions import (

@@ -14,9 +14,9 @@ import pytest
 
 from adapters import connection, registry, silence
 from adapters.base import Adapter, Output, Stream, TapeLine
+from adapters.exchanges.coinbase.venue import CoinbaseVenue
 from adapters.faults import is_book
 from adapters.replay import FakeExchange
-from adapters.venues.coinbase import CoinbaseVenue
 from feed.models import Book, Depth, Gap, SymbolStatus, Trade
 from tests.adapters import broken
 from tests.adapters.broken import check_uncrossed, play, recording, shown, truths

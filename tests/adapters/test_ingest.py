@@ -12,6 +12,7 @@ import pytest
 
 from adapters import ingest, registry
 from adapters.base import Adapter, TapeLine, Venue
+from adapters.entry import Entry
 from adapters.ingest import run_ingest
 from adapters.playback import bundled
 from adapters.recording import Recording
@@ -33,7 +34,7 @@ TAPE = [
 NOWHERE = "http://127.0.0.1:9"
 
 
-class ToyEntry(registry.Entry, frozen=True):
+class ToyEntry(Entry, frozen=True):
     def load_adapter(self) -> type[Adapter]:
         return Toy
 

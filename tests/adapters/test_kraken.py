@@ -12,9 +12,9 @@ import pytest
 
 from adapters.base import Adapter, Health, Leave, Output, Refused, Send, Stream
 from adapters.channels import RESUBSCRIBE_US
-from adapters.kraken import Kraken
-from adapters.kraken_frames import checksum
-from adapters.venues.kraken import KrakenVenue
+from adapters.exchanges.kraken.adapter import Kraken
+from adapters.exchanges.kraken.frames import checksum
+from adapters.exchanges.kraken.venue import KrakenVenue
 from feed.errors import BadPayload
 from feed.models import Book, Depth, Gap, Quote, Ticker, Trade
 from tests.adapters.sessions import (

@@ -14,6 +14,7 @@ from websockets.http11 import Request, Response
 
 from adapters import registry, tape
 from adapters.base import Adapter
+from adapters.entry import Entry
 from adapters.record import record
 from adapters.recording import load
 from adapters.replay import FakeExchange
@@ -23,7 +24,7 @@ from tests.adapters.kit import eventually
 from tests.adapters.toy import Toy, ToyVenue, delta, snapshot, trade
 
 
-class ToyEntry(registry.Entry, frozen=True):
+class ToyEntry(Entry, frozen=True):
     def load_adapter(self) -> type[Adapter]:
         return Toy
 

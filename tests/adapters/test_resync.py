@@ -17,11 +17,11 @@ from websockets.asyncio.server import ServerConnection
 from websockets.exceptions import ConnectionClosed
 
 from adapters.base import Adapter
-from adapters.binance import Binance
-from adapters.bybit import Bybit
-from adapters.coinbase import Coinbase
-from adapters.kraken import Kraken
-from adapters.kraken_frames import checksum
+from adapters.exchanges.binance.adapter import Binance
+from adapters.exchanges.bybit.adapter import Bybit
+from adapters.exchanges.coinbase.adapter import Coinbase
+from adapters.exchanges.kraken.adapter import Kraken
+from adapters.exchanges.kraken.frames import checksum
 from adapters.runner import Runner, endpoints
 from adapters.selection import by_symbol
 from adapters.status import StatusBoard

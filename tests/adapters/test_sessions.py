@@ -13,12 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from adapters.base import Adapter, Checkpoint, Health, Refused, Send, Venue
-from adapters.bybit import Bybit, BybitLinear
-from adapters.coinbase import Coinbase
-from adapters.kraken import Kraken
-from adapters.venues.bybit import BybitLinearVenue, BybitVenue
-from adapters.venues.coinbase import CoinbaseVenue
-from adapters.venues.kraken import KrakenVenue
+from adapters.exchanges.bybit.adapter import Bybit, BybitLinear
+from adapters.exchanges.bybit.venue import BybitLinearVenue, BybitVenue
+from adapters.exchanges.coinbase.adapter import Coinbase
+from adapters.exchanges.coinbase.venue import CoinbaseVenue
+from adapters.exchanges.kraken.adapter import Kraken
+from adapters.exchanges.kraken.venue import KrakenVenue
 from feed.errors import BadPayload
 from feed.models import Gap
 from tests.adapters.sessions import (

@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from adapters.base import Adapter, Stream
-from adapters.binance import BinanceUsdm
-from adapters.bybit import Bybit
-from adapters.kraken import Kraken
+from adapters.exchanges.binance.adapter import BinanceUsdm
+from adapters.exchanges.bybit.adapter import Bybit
+from adapters.exchanges.kraken.adapter import Kraken
 from adapters.silence import SPAN_S, SPANS, Beats, Rhythm, Silence, Watched, watched
 
 BOOK = Watched((Stream("book", "BTC-USD"),), ("book.x.BTC-USD",))

@@ -17,7 +17,7 @@ import msgspec
 from adapters.base import Fetch, Leave, Limits, Mark, Output, Page, Plan, Refused, Send, Stream
 from adapters.book import DepthPacer
 from adapters.channels import BookStream, ChannelAdapter, find
-from adapters.kraken_frames import (
+from adapters.exchanges.kraken.frames import (
     Frame,
     checksum,
     decode,
@@ -31,7 +31,7 @@ from adapters.kraken_frames import (
     past_micros,
     price_or_none,
 )
-from adapters.kraken_listing import name_spot, read_spot, rest_name
+from adapters.exchanges.kraken.listing import name_spot, read_spot, rest_name
 from adapters.text import decimal, micros
 from adapters.trade_ids import TradeIds, marks
 from feed.errors import BadPayload
@@ -85,6 +85,11 @@ class Kraken(ChannelAdapter):
     kinds = frozenset(chain.from_iterable(FEEDS.values()))
     # No figures are published but Cloudflare's ~150 connects in 10 min: prudent ones.
     limits = Limits(frames_per_s=5, streams_per_connection=300, connects=100, connects_window_s=600)
+    proofs = {
+        "trade": "trade ids are consecutive",
+        "book": "every message carries the checksum",
+    }
+    checksum = "CRC32 of the best 10 levels a side, over the digits as sent"
     ignored = {
         "status": "says the engine's state; the streams themselves show it",
         "ohlc": "candles are made from the trades, so that they mean the same everywhere",

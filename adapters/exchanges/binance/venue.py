@@ -8,8 +8,8 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 import msgspec
 
-from adapters.base import Ack, Standing, Stream, TapeLine, Venue
-from adapters.venues.standing import Level, Sides
+from adapters.base import Ack, Rules, Standing, Stream, TapeLine, Venue
+from adapters.standing import Level, Sides
 
 
 class _Frame(msgspec.Struct):
@@ -115,6 +115,15 @@ class BinanceVenue(Venue):
     """Streams are named by the URL (``/stream?streams=a/b``, ``/ws/a/b``, also below the futures'
     ``/public`` and ``/market``) or by ``SUBSCRIBE`` frames."""
 
+    rules = Rules(
+        frames=5,
+        per_s=1.0,
+        streams=1_024,
+        connects=300,
+        connects_per_s=300.0,
+        reason="Too many requests",
+    )
+
     def __init__(self) -> None:
         #: Symbols whose depth updates are on the tape.
         self._books: set[str] = set()
@@ -188,6 +197,15 @@ class BinanceVenue(Venue):
 
 class BinanceUsdmVenue(BinanceVenue):
     """The futures speak the same, but for the farewell, which is documented for spot alone."""
+
+    rules = Rules(
+        frames=10,
+        per_s=1.0,
+        streams=200,
+        connects=300,
+        connects_per_s=300.0,
+        reason="Too many requests",
+    )
 
     def farewell(self, now_ms: int) -> str | None:
         return None

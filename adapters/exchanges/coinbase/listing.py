@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from adapters.channels import spot
+from adapters.naming import spot
 from feed.errors import BadPayload
 from feed.models import Instrument
 

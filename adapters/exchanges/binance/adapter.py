@@ -12,12 +12,12 @@ from urllib.parse import quote
 
 import msgspec
 
-from adapters import binance_backfill
 from adapters.base import Adapter, Fetch, Leave, Limits, Mark, Output, Plan, Refused, Send, Stream
-from adapters.binance_book import WINDOW, DiffBook
-from adapters.binance_listing import name_future, name_spot, read_futures, read_spot
-from adapters.binance_streams import TAKERS, Take, fills
 from adapters.book import BookFeed, DepthPacer
+from adapters.exchanges.binance import backfill
+from adapters.exchanges.binance.book import WINDOW, DiffBook
+from adapters.exchanges.binance.listing import name_future, name_spot, read_futures, read_spot
+from adapters.exchanges.binance.streams import TAKERS, Take, fills
 from adapters.trade_ids import TradeIds, marks
 from feed.errors import BadPayload
 from feed.models import Instrument
@@ -105,6 +105,10 @@ class _Binance(Adapter):
         "assetIndex": "not a kind we carry",
         "compositeIndex": "not a kind we carry",
         "bookTicker": "of all symbols at once, while ours come on their own streams",
+    }
+    proofs = {
+        "trade": "trade ids are consecutive",
+        "book": "each update names the id that the one before ended with",
     }
     #: Path of the REST book, completed by symbol and limit.
     _depth_path: ClassVar[str]
@@ -231,7 +235,7 @@ class _Binance(Adapter):
             if what == "trades":
                 native = name.partition("@")[0]
                 channel, ids = self._trades[native]
-                return (binance_backfill.page(channel, native, ids.topic, body, recv),)
+                return (backfill.page(channel, native, ids.topic, body, recv),)
             return self._books[name].fetched(body, recv)
         except (ValueError, RecursionError) as e:
             raise BadPayload(self.name, body, str(e)[:200]) from e

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from datetime import UTC, datetime
 
 import msgspec
-from msgspec.structs import replace
 
-from adapters.bybit_frames import from_millis
-from adapters.channels import spot
+from adapters.exchanges.bybit.frames import from_millis
+from adapters.naming import contract, delivery, spot
 from feed.errors import BadPayload
 from feed.models import Instrument
-from feed.topics import symbol_text
 
 #: Quote assets of spot; longer ones first.
 _QUOTES = (
@@ -92,8 +89,12 @@ def read_linear(exchange: str, bodies: Sequence[bytes]) -> list[Instrument]:
         BadPayload: Something else.
     """
     return [
-        replace(
-            _contract(exchange, one.symbol, one.base_coin, one.quote_coin, one.expiry),
+        contract(
+            exchange,
+            one.symbol,
+            one.base_coin,
+            one.quote_coin,
+            expiry=one.expiry,
             price_step=one.price_filter.tick_size,
             size_step=one.lot_size_filter.qty_step,
             state=one.status.lower(),
@@ -112,30 +113,11 @@ def name_linear(exchange: str, native: str) -> Instrument | None:
     """Name ``BTCUSDT``, ``BTCPERP`` (USDC) and dated futures; None for others."""
     if dated := _DATED(native):
         base, quote, date = dated.groups()
-        try:
-            # Futures deliver at 08:00 UTC.
-            day = datetime.strptime(date, "%d%b%y").replace(hour=8, tzinfo=UTC)
-        except ValueError:
+        expiry = delivery(date, "%d%b%y")
+        if expiry is None:
             return None
-        expiry = int(day.timestamp()) * 1_000_000
-        return _contract(exchange, native, base, quote or "USDC", expiry)
+        return contract(exchange, native, base, quote or "USDC", expiry=expiry)
     for ending, quote in (("USDT", "USDT"), ("PERP", "USDC")):
         if native.endswith(ending) and native != ending:
-            return _contract(exchange, native, native.removesuffix(ending), quote, None)
+            return contract(exchange, native, native.removesuffix(ending), quote)
     return None
-
-
-def _contract(exchange: str, native: str, base: str, quote: str, expiry: int | None) -> Instrument:
-    """Return a contract that settles in its quote; a perpetual without ``expiry`` (µs)."""
-    day = None if expiry is None else datetime.fromtimestamp(expiry // 1_000_000, UTC)
-    ending = "PERP" if day is None else f"{day:%Y%m%d}"
-    return Instrument(
-        exchange=exchange,
-        symbol=f"{symbol_text(base)}-{symbol_text(quote)}-{ending}",
-        native=native,
-        type="perpetual" if expiry is None else "future",
-        base=base,
-        quote=quote,
-        settle=quote,
-        expiry=expiry,
-    )

@@ -31,7 +31,7 @@ from adapters.base import (
 )
 from adapters.book import DepthPacer
 from adapters.channels import BookStream, ChannelAdapter, find, is_json
-from adapters.coinbase_frames import (
+from adapters.exchanges.coinbase.frames import (
     Error,
     Heartbeat,
     LastMatch,
@@ -43,7 +43,7 @@ from adapters.coinbase_frames import (
     decode_past,
     decode_type,
 )
-from adapters.coinbase_listing import name_spot, read_spot
+from adapters.exchanges.coinbase.listing import name_spot, read_spot
 from adapters.text import decimal, levels, micros
 from adapters.trade_ids import TradeIds, marks
 from feed.errors import BadPayload
@@ -90,6 +90,7 @@ class Coinbase(ChannelAdapter):
     path = "/"
     listing_paths = ("/products",)
     kinds = frozenset(chain.from_iterable(FEEDS.values()))
+    proofs = {"trade": "trade ids are consecutive, and a heartbeat tells the last"}
     # An address may make 8 requests a second. 100 streams are 25 products: their snapshots are big.
     limits = Limits(
         frames_per_s=4,

@@ -8,9 +8,9 @@ from urllib.parse import parse_qs, urlsplit
 
 import msgspec
 
-from adapters.base import Ack, Standing, Stream, TapeLine, Venue
+from adapters.base import Ack, Rules, Standing, Stream, TapeLine, Venue
+from adapters.standing import BookStanding
 from adapters.tape import received
-from adapters.venues.standing import BookStanding
 
 #: Arguments a request, on spot.
 _MOST_ARGS = 10
@@ -81,6 +81,8 @@ def _stream(topic: str) -> Stream | None:
 
 class BybitVenue(Venue):
     """Spot. A tape may hold both markets: a connection's URL says which it is of."""
+
+    rules = Rules(frames=500, per_s=1.0, connects=500, connects_per_s=300.0)
 
     category: ClassVar[str] = "spot"
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from datetime import datetime
 from typing import Any
 
 import msgspec
 
+from adapters.naming import contract, delivery, spot
 from feed.errors import BadPayload
 from feed.models import Instrument
-from feed.topics import symbol_text
 
 #: Quote assets of spot and USD-M; longer ones are tried first.
 _QUOTES = sorted(
@@ -73,7 +72,7 @@ def read_spot(exchange: str, bodies: Sequence[bytes]) -> list[Instrument]:
         BadPayload: Not that.
     """
     return [
-        _spot(exchange, one.symbol, one.base_asset, one.quote_asset, **one.facts())
+        spot(exchange, one.symbol, one.base_asset, one.quote_asset, **one.facts())
         for one in _symbols(exchange, bodies)
     ]
 
@@ -86,12 +85,21 @@ def read_futures(exchange: str, bodies: Sequence[bytes]) -> list[Instrument]:
     """
     found = []
     for one in _symbols(exchange, bodies):
-        dated = None if "PERPETUAL" in (one.contract_type or "") else _DATED(one.symbol)
-        expiry = one.delivery_date * 1000 if dated and one.delivery_date else None
-        settle = one.margin_asset or one.quote_asset
-        base, quote = one.base_asset, one.quote_asset
+        is_perpetual = "PERPETUAL" in (one.contract_type or "")
+        dated = None if is_perpetual else _DATED(one.symbol)
+        expiry = dated and (
+            one.delivery_date * 1000 if one.delivery_date else delivery(dated["date"], "%y%m%d")
+        )
         found.append(
-            _future(exchange, one.symbol, base, quote, settle, dated, expiry, **one.facts())
+            contract(
+                exchange,
+                one.symbol,
+                one.base_asset,
+                one.quote_asset,
+                settle=one.margin_asset,
+                expiry=expiry,
+                **one.facts(),
+            )
         )
     return found
 
@@ -99,7 +107,7 @@ def read_futures(exchange: str, bodies: Sequence[bytes]) -> list[Instrument]:
 def name_spot(exchange: str, native: str) -> Instrument | None:
     """Name a spot instrument by its symbol alone; None where its quote asset is not known."""
     pair = _split(native)
-    return None if pair is None else _spot(exchange, native, *pair)
+    return None if pair is None else spot(exchange, native, *pair)
 
 
 def name_future(exchange: str, native: str) -> Instrument | None:
@@ -108,10 +116,10 @@ def name_future(exchange: str, native: str) -> Instrument | None:
     pair = _split(dated["pair"] if dated else native)
     if pair is None:
         return None
-    try:
-        return _future(exchange, native, *pair, pair[1], dated, None)
-    except ValueError:  # no such day
+    expiry = delivery(dated["date"], "%y%m%d") if dated else None
+    if dated and expiry is None:
         return None
+    return contract(exchange, native, *pair, expiry=expiry)
 
 
 def _split(pair: str) -> tuple[str, str] | None:
@@ -119,46 +127,3 @@ def _split(pair: str) -> tuple[str, str] | None:
         if pair.endswith(quote) and pair != quote:
             return pair.removesuffix(quote), quote
     return None
-
-
-def _spot(exchange: str, native: str, base: str, quote: str, **facts: Any) -> Instrument:
-    symbol = f"{symbol_text(base)}-{symbol_text(quote)}"
-    return Instrument(
-        exchange=exchange,
-        symbol=symbol,
-        native=native,
-        type="spot",
-        base=base,
-        quote=quote,
-        **facts,
-    )
-
-
-def _future(
-    exchange: str,
-    native: str,
-    base: str,
-    quote: str,
-    settle: str,
-    dated: re.Match[str] | None,
-    expiry: int | None,
-    **facts: Any,
-) -> Instrument:
-    pair = f"{symbol_text(base)}-{symbol_text(quote)}"
-    if settle != quote:
-        pair += f":{symbol_text(settle)}"
-    if dated and expiry is None:
-        # Delivery is at 08:00 UTC.
-        day = datetime.strptime(dated["date"] + "08+0000", "%y%m%d%H%z")
-        expiry = int(day.timestamp()) * 1_000_000
-    return Instrument(
-        exchange=exchange,
-        symbol=f"{pair}-20{dated['date']}" if dated else f"{pair}-PERP",
-        native=native,
-        type="future" if dated else "perpetual",
-        base=base,
-        quote=quote,
-        settle=settle,
-        expiry=expiry,
-        **facts,
-    )

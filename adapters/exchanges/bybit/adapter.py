@@ -18,7 +18,8 @@ from msgspec.structs import asdict, replace
 
 from adapters.base import Limits, Output, Plan, Refused, Send, Stream, upstream_gap
 from adapters.book import DepthPacer
-from adapters.bybit_frames import (
+from adapters.channels import RESUBSCRIBE_US, BookStream, ChannelAdapter, find, is_json
+from adapters.exchanges.bybit.frames import (
     Frame,
     TickerFields,
     decode,
@@ -29,8 +30,7 @@ from adapters.bybit_frames import (
     from_millis,
     is_snapshot,
 )
-from adapters.bybit_listing import name_linear, name_spot, read_linear, read_spot
-from adapters.channels import RESUBSCRIBE_US, BookStream, ChannelAdapter, find, is_json
+from adapters.exchanges.bybit.listing import name_linear, name_spot, read_linear, read_spot
 from adapters.text import decimal, levels, signed
 from feed.errors import BadPayload
 from feed.models import Derivative, Instrument, Side, Ticker, Trade
@@ -81,6 +81,7 @@ class _Bybit(ChannelAdapter):
         "allLiquidation": "liquidations are not carried of this exchange",
     }
     #: What ``tickers`` feeds.
+    proofs = {"book": "update ids are consecutive"}
     ticker_kinds: ClassVar[tuple[str, ...]] = ("ticker",)
 
     @classmethod

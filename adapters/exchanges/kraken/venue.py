@@ -8,9 +8,9 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from adapters.base import Ack, Standing, Stream, TapeLine, Venue
+from adapters.base import Ack, Rules, Standing, Stream, TapeLine, Venue
+from adapters.standing import BookStanding, Level, raw
 from adapters.tape import received
-from adapters.venues.standing import BookStanding, Level, raw
 
 #: What a book can be asked for; one whose ack is not on the tape is of the least that holds it.
 _DEPTHS = (10, 25, 100, 500, 1000)
@@ -113,6 +113,10 @@ class _Standing(BookStanding):
 
 class KrakenVenue(Venue):
     """One ack a symbol; of a book it says the depth that the tape has, whatever was asked."""
+
+    rules = Rules(
+        frames=20, per_s=1.0, connects=150, connects_per_s=600.0, reason="Exceeded msg rate"
+    )
 
     def __init__(self) -> None:
         #: (channel, symbol) -> the recorded ack.

@@ -8,9 +8,9 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from adapters.base import Ack, Standing, Stream, TapeLine, Venue
+from adapters.base import Ack, Rules, Standing, Stream, TapeLine, Venue
+from adapters.standing import BookStanding, Level
 from adapters.tape import received
-from adapters.venues.standing import BookStanding, Level
 
 #: The names under which the same book messages were subscribed to over the years.
 _BOOKS = ("level2_batch", "level2", "level2_50")
@@ -96,6 +96,8 @@ class _Standing(BookStanding):
 
 class CoinbaseVenue(Venue):
     """Each request is answered with the channels it asked for, as a first one is in truth."""
+
+    rules = Rules(frames=100, per_s=1.0, connects=20, connects_per_s=1.0)
 
     def __init__(self) -> None:
         self._book = _BOOKS[0]
