@@ -12,7 +12,9 @@ from adapters.base import Fetch, Output, Plan, Stream, TapeLine
 from adapters.exchanges.binance.adapter import Binance, BinanceUsdm
 from adapters.exchanges.binance.venue import BinanceUsdmVenue, BinanceVenue
 
-PAYLOADS = Path(__file__).parents[1] / "payloads" / "binance"
+PAYLOADS = Path(__file__).parents[1] / "payloads"
+SPOT = PAYLOADS / "binance"
+USDM = PAYLOADS / "binance-usdm"
 
 T = TypeVar("T")
 AnyBinance = type[Binance] | type[BinanceUsdm]

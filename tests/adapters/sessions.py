@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Sequence
@@ -13,15 +14,27 @@ import msgspec
 from msgspec.structs import replace
 
 from adapters import tape
-from adapters.base import Adapter, Checkpoint, Output, Stream, Venue
+from adapters.base import Adapter, Checkpoint, Fetch, Output, Plan, Stream, Venue
 from adapters.book import DEPTH_LEVELS
 from feed.errors import BadPayload
-from feed.models import Book, Depth, Derivative, Gap, Instrument, Level, Quote, Ticker, Trade
+from feed.models import (
+    Book,
+    Depth,
+    Derivative,
+    Gap,
+    Instrument,
+    Level,
+    Liquidation,
+    Quote,
+    Ticker,
+    Trade,
+)
 from tests.adapters.tapes import Run, run
 
 T = TypeVar("T")
 #: Both sides of a book, price -> size.
 Sides = tuple[dict[str, str], dict[str, str]]
+EVENTS = (Trade, Quote, Book, Depth, Ticker, Derivative, Liquidation, Gap)
 PAYLOADS = Path(__file__).parents[1] / "payloads"
 
 
@@ -38,8 +51,11 @@ def adapter(
         named = cls.instrument(native)
         assert named is not None, native
         instruments[native] = named
-    (plan,) = cls.plan(list(streams), instruments)
-    return cls(plan, kinds or cls.kinds)
+    plans = cls.plan(list(streams), instruments)
+    # An exchange may serve them on several paths; here one reader takes it all.
+    planned = tuple(stream for plan in plans for stream in plan.streams)
+    path = "".join(plan.path for plan in plans)
+    return cls(Plan(path, planned, instruments), kinds or cls.kinds)
 
 
 class Session:
@@ -49,6 +65,8 @@ class Session:
         frames: All frames received on its connections, acks too.
         streams: Those with data.
         listed: What its recorded listing lists; empty where it has none.
+        bodies: REST key -> recorded bodies.
+        unfed: Those of the frames whose streams feed nothing: they need not be looked into.
     """
 
     def __init__(self, cls: type[Adapter], venue: Venue, path: Path) -> None:
@@ -60,27 +78,58 @@ class Session:
             for line in lines
             if line.dir == "connect" and line.url
         }
-        shared = len(set(paths.values())) > 1
         mine = getattr(cls, "path", "")
+        # Two markets of one exchange on one tape are told apart by their path.
+        shared = len(set(paths.values())) > 1 and mine in paths.values()
         received = [
             line
             for line in lines
             if line.dir == "in" and not (shared and paths.get(line.conn) != mine)
         ]
         self.cls = cls
+        self.venue = venue
         self.frames = [tape.body(line) for line in received]
         self.streams = sorted(
             {stream for line in received if (stream := venue.stream_of(line))},
             key=lambda stream: (stream.native, stream.channel),
         )
-        bodies = [tape.body(line) for line in lines if venue.rest_key_of(line) == "listing"]
-        self.listed: list[Instrument] = cls.instruments(bodies) if bodies else []
+        self.unfed = {
+            tape.body(line)
+            for line in received
+            if (stream := venue.stream_of(line))
+            and (instrument := cls.instrument(stream.native))
+            and not cls.carried([stream], instrument, cls.kinds)[0]
+        }
+        self.bodies: dict[str, list[bytes]] = defaultdict(list)
+        for line in lines:
+            key = venue.rest_key_of(line) if line.dir == "rest" else None
+            if key is not None:
+                self.bodies[key].append(tape.body(line))
+        listing = self.bodies.get("listing", [])
+        self.listed: list[Instrument] = cls.instruments(listing) if listing else []
 
     def adapter(self, kinds: Collection[str] = ()) -> Adapter:
         return adapter(self.cls, self.streams, kinds)
 
-    def run(self, each: Callable[[bytes, list[Output]], None] = lambda f, o: None) -> Run:
-        return run(self.adapter(), self.frames, each=each)
+    def run(
+        self,
+        each: Callable[[bytes, list[Output]], None] = lambda f, o: None,
+        *,
+        kinds: Collection[str] = (),
+        pace: int = 1,
+    ) -> Run:
+        """Feed all frames, ``pace`` µs apart, and to what is fetched each recorded body once."""
+        return run(self.adapter(kinds), self.frames, self.rest(), each=each, pace=pace)
+
+    def rest(self) -> Callable[[Fetch], bytes | None]:
+        """Return what answers fetches: every body once, as the fake exchange does."""
+        left = {key: iter(bodies) for key, bodies in self.bodies.items()}
+
+        def answer(fetch: Fetch) -> bytes | None:
+            key = self.venue.rest_key(fetch.path)
+            return None if key is None else next(left.get(key, iter(())), None)
+
+        return answer
 
     def payloads(self) -> list[dict[str, Any]]:
         """Return the frames as plain JSON, numbers as their own text."""
@@ -92,7 +141,7 @@ def published(outputs: Iterable[Output]) -> dict[str, list[bytes]]:
     found: dict[str, list[bytes]] = defaultdict(list)
     for output in outputs:
         event = output.book if isinstance(output, Checkpoint) else output
-        if isinstance(event, Trade | Quote | Book | Depth | Ticker | Derivative | Gap):
+        if isinstance(event, EVENTS):
             name = "checkpoint " if isinstance(output, Checkpoint) else ""
             found[name + event.topic].append(msgspec.json.encode(replace(event, recv=0)))
     return found
@@ -163,17 +212,31 @@ GARBAGE = [
 ]
 
 
+#: What a price follows.
+PRICE_KEYS = ('"price":', '"p":', '"b":[[', '"bids":[[', '["buy",', '["sell",', '"lastPrice":')
 NONSENSE = (
     *("NaN", "Infinity", "-1.5", "1e999", "null", "[[[[]]]]"),
     *('""', '"NaN"', '"-1.5"', '"1e999"', '" 1"', '"1,5"', '"\\u0661"'),
 )
 
 
+def _unpacked(frame: bytes) -> tuple[str | None, Callable[[bytes], bytes]]:
+    """Return a frame's text, and what makes a frame of a text; None where it has none."""
+    if frame.startswith(b"\x1f\x8b"):
+        return gzip.decompress(frame).decode(), gzip.compress
+    try:
+        return frame.decode(), bytes
+    except UnicodeDecodeError:
+        return None, bytes
+
+
 def spoiled(frame: bytes) -> list[bytes]:
     """Return halves of a frame, and the whole with nonsense for its first price."""
-    text = frame.decode()
     bad = [frame[: len(frame) // 2], frame[:-1], frame + b"}"]
-    for key in ('"price":', '"p":', '"b":[[', '"bids":[[', '["buy",', '["sell",', '"lastPrice":'):
+    text, packed = _unpacked(frame)
+    if text is None or not text.startswith(("{", "[")):
+        return bad
+    for key in PRICE_KEYS:
         before, found, rest = text.partition(key)
         # Of the last trade before we came only the id is read; an empty last price says none.
         if not found or "last_match" in before:
@@ -181,7 +244,7 @@ def spoiled(frame: bytes) -> list[bytes]:
         price = rest[: min(rest.index(end) for end in ",]}" if end in rest)]
         is_optional = key == '"lastPrice":'
         bad += [
-            f"{before}{found}{value}{rest.removeprefix(price)}".encode()
+            packed(f"{before}{found}{value}{rest.removeprefix(price)}".encode())
             for value in NONSENSE
             if not (is_optional and value in ('""', "null"))
         ]

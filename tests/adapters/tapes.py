@@ -52,6 +52,8 @@ def run(
     rest: Callable[[Fetch], bytes | None] = lambda fetch: None,
     *,
     answer_after: int = 0,
+    pace: int = 1,
+    before: Callable[[bytes], None] = lambda frame: None,
     each: Callable[[bytes, list[Output]], None] = lambda frame, outputs: None,
 ) -> Run:
     """Feed frames to an adapter, and answers to what it fetches.
@@ -59,6 +61,8 @@ def run(
     Args:
         rest: Returns the body for a fetch, None where it fails.
         answer_after: Frames between a fetch and its answer.
+        pace: µs between two frames.
+        before: Called with every frame before it is fed.
         each: Called with every frame and what followed from it.
     """
     done = Run()
@@ -72,8 +76,9 @@ def run(
                 waiting.append((at + answer_after, output))
 
     for at, frame in enumerate(received):
+        before(frame)
         try:
-            outputs = list(adapter.parse(frame, at))
+            outputs = list(adapter.parse(frame, at * pace))
         except BadPayload:
             done.bad.append(frame)
             continue
@@ -83,5 +88,5 @@ def run(
             fetch = waiting.pop(0)[1]
             body = rest(fetch)
             if body is not None:  # a failed fetch is asked again by the runner, later
-                take(list(adapter.fetched(fetch.key, body, at)), at)
+                take(list(adapter.fetched(fetch.key, body, at * pace)), at)
     return done

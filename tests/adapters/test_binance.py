@@ -17,7 +17,8 @@ from adapters.exchanges.binance.venue import BinanceUsdmVenue, BinanceVenue
 from feed.errors import BadPayload
 from feed.models import Book, Depth, Derivative, Gap, Instrument, Quote, Ticker, Trade
 from tests.adapters.binance_kit import (
-    PAYLOADS,
+    SPOT,
+    USDM,
     AnyBinance,
     Tape,
     adapter,
@@ -472,8 +473,8 @@ def test_a_time_far_ahead_does_not_stop_the_depth_events() -> None:
 
 def mutations() -> st.SearchStrategy[bytes]:
     tapes = [
-        Tape(Binance, PAYLOADS / "spot_session.jsonl").frames,
-        Tape(BinanceUsdm, PAYLOADS / "usdm_session.jsonl").frames[:40],
+        Tape(Binance, SPOT / "session.jsonl").frames,
+        Tape(BinanceUsdm, USDM / "session.jsonl").frames[:40],
     ]
     frames = st.sampled_from([frame for tape in tapes for frame in tape])
     pieces = st.sampled_from(

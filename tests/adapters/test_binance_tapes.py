@@ -14,14 +14,14 @@ from msgspec.structs import replace
 from adapters.base import Checkpoint, Health, Stream
 from adapters.exchanges.binance.adapter import CHANNELS, Binance, BinanceUsdm
 from feed.models import Book, Depth, Gap, Level, Quote, Trade
-from tests.adapters.binance_kit import PAYLOADS, AnyBinance, Tape, adapter, answer, only
+from tests.adapters.binance_kit import SPOT, USDM, AnyBinance, Tape, adapter, answer, only
 from tests.adapters.tapes import CAPTURES, Run, captures, run
 
-SPOT = [PAYLOADS / "spot_session.jsonl", PAYLOADS / "spot_trades.jsonl"]
-USDM = [PAYLOADS / "usdm_session.jsonl", PAYLOADS / "usdm_trades.jsonl"]
+BUNDLED_SPOT = [SPOT / "session.jsonl", SPOT / "trades.jsonl"]
+BUNDLED_USDM = [USDM / "session.jsonl", USDM / "trades.jsonl"]
 RECORDINGS = [
-    *(pytest.param(Binance, path, id=path.name) for path in SPOT),
-    *(pytest.param(BinanceUsdm, path, id=path.name) for path in USDM),
+    *(pytest.param(Binance, path, id=f"spot-{path.name}") for path in BUNDLED_SPOT),
+    *(pytest.param(BinanceUsdm, path, id=f"usdm-{path.name}") for path in BUNDLED_USDM),
     *(
         pytest.param(cls, *found.values, id=found.id, marks=found.marks)
         for cls, exchange in ((Binance, "binance-spot"), (BinanceUsdm, "binance-usdm"))
@@ -156,10 +156,10 @@ def test_what_is_published_does_not_depend_on_when_the_snapshot_comes(
     [
         pytest.param(cls, path, id=f"{cls.name}-{path.parent.name}")
         for cls, bundled, found in (
-            (Binance, "spot", "binance-spot"),
-            (BinanceUsdm, "usdm", "binance-usdm"),
+            (Binance, SPOT, "binance-spot"),
+            (BinanceUsdm, USDM, "binance-usdm"),
         )
-        for path in (PAYLOADS / f"{bundled}_samples.jsonl", CAPTURES / found / "samples.jsonl")
+        for path in (bundled / "samples.jsonl", CAPTURES / found / "samples.jsonl")
     ],
 )
 def test_sample_messages_are_read(cls: AnyBinance, path: Path) -> None:
