@@ -74,6 +74,7 @@ _FORMS: Mapping[str, _Form] = {
     "half-open": _Form("half-open", None, ("after", "times")),
     "shutdown": _Form("shutdown", None, ("after", "times")),
     "replay-old": _Form("replay-old:N", lambda text: {"count": _number(text, 1)}, ("times",)),
+    "strict": _Form("strict", None, ()),
     "refuse": _Form("refuse", None, ("times", "on")),
     "rate-limit": _Form(
         "rate-limit:STATUS",

@@ -228,9 +228,10 @@ class FakeExchange:
         fault = self._door.ask("ws" if is_handshake else "rest")
         if fault is not None:
             return _response(fault.status, b'{"error":"on purpose"}', fault.retry_after)
-        if is_handshake:
-            return None
         stage = self._stage(request.path)
+        if is_handshake:
+            crowded = stage is not None and stage.is_crowded(self.handshakes[-1])
+            return _response(429, b'{"error":"too many connections"}') if crowded else None
         asked = request.path
         if request.method == "POST":
             assert isinstance(connection, PostConnection)

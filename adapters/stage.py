@@ -22,6 +22,7 @@ from websockets.protocol import State
 from adapters.base import Ack, Standing, Stream
 from adapters.faults import Fault, Faults, Trouble
 from adapters.recording import Frame, Recording
+from adapters.warden import Warden, Window
 
 SETTLE_S = 1.0
 #: Of an exchange that ends a connection as planned; a client then comes back.
@@ -66,6 +67,8 @@ class Stage:
         self.on_send: Callable[[Frame], None] | None = None
         self.sent = 0
         self._given: dict[str, int] = {}
+        rules = recording.venue.rules
+        self._connects = Window(rules.connects, rules.connects_per_s)
         self._faults: Faults | None = None
         self._joined = 0
         self._standings: dict[Stream, tuple[Standing, int]] = {}
@@ -85,6 +88,15 @@ class Stage:
     def faults(self, faults: Faults | None) -> None:
         self._faults = faults
         self._joined = 0
+
+    @property
+    def is_strict(self) -> bool:
+        """Whether it enforces its published limits."""
+        return self._faults is not None and bool(self._faults.named("strict"))
+
+    def is_crowded(self, now: float) -> bool:
+        """Take note of a handshake; return whether there were too many."""
+        return self._connects.is_full(now) and self.is_strict
 
     def number(self) -> int:
         """Return the next connection's number since the faults began."""
@@ -173,6 +185,7 @@ class Player:
         self._is_running = False
         #: Due, and not yet written.
         self._due: list[Frame] = []
+        self._warden = Warden(stage.recording.venue.rules)
 
     def start(self) -> None:
         self._started.set()
@@ -203,11 +216,15 @@ class Player:
             await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _listen(self) -> None:
-        venue = self._stage.recording.venue
+        venue, loop = self._stage.recording.venue, asyncio.get_running_loop()
         await self._apply(venue.connected(self._path))
-        async for message in self._socket:
+        complaint = self._warden.streams(self.asked)
+        while not (complaint and self._stage.is_strict):
+            message = await self._socket.recv()
             text = message if isinstance(message, str) else message.decode(errors="replace")
             await self._apply(venue.request(self._path, text))
+            complaint = self._warden.frame(loop.time()) or self._warden.streams(self.asked)
+        await self._socket.close(venue.rules.code, complaint)
 
     async def _apply(self, ack: Ack) -> None:
         for frame in ack.frames:

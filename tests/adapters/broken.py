@@ -23,7 +23,7 @@ from adapters.status import StatusBoard
 from adapters.tasks import now_us
 from feed.models import Book, Depth, ExchangeStatus, Gap, Quote, SymbolStatus, Trade
 from tests.adapters.kit import ListSink
-from tests.adapters.sessions import PAYLOADS, Sides, apply, best_first
+from tests.adapters.sessions import PAYLOADS, Sides, apply, best_first, payload
 
 #: The best levels of both sides, best first.
 Top = tuple[tuple[tuple[str, str], ...], tuple[tuple[str, str], ...]]
@@ -37,14 +37,20 @@ TAPES: dict[str, tuple[Path, float, float]] = {
     "bybit": (PAYLOADS / "bybit" / "session.jsonl", 2.0, 1.0),
     "bybit-linear": (PAYLOADS / "bybit" / "session.jsonl", 2.0, 1.0),
 }
+#: How long a session that comes with the tests is played.
+SESSION_S = 1.5
 _loaded: dict[str, Recording] = {}
+
+
+def tape_of(name: str) -> Path:
+    return TAPES[name][0] if name in TAPES else payload(name)
 
 
 def recording(name: str) -> Recording:
     """Return the part of the exchange's tape that is played."""
     if name not in _loaded:
-        path, length_s, _ = TAPES[name]
-        found = load(path)[name]
+        length_s = TAPES[name][1] if name in TAPES else inf
+        found = load(tape_of(name), name)[name]
         found.frames = [frame for frame in found.frames if frame.at <= length_s]
         _loaded[name] = found
     return _loaded[name]
@@ -87,7 +93,11 @@ class Outcome:
         return [trade.id for trade in trades if trade.id is not None]
 
 
-def _selection(name: str) -> Selection:
+def speed_of(name: str) -> float:
+    return TAPES[name][2] if name in TAPES else max(1.0, recording(name).length_s / SESSION_S)
+
+
+def selection_of(name: str) -> Selection:
     played = recording(name)
     adapter = registry.entry(name).load_adapter()
     listing = played.bodies.get("listing", [])
@@ -103,7 +113,7 @@ def _runner(
     limits: dict[str, Any],
     is_tape: bool = True,
 ) -> Runner:
-    adapter, speed, start = registry.entry(name).load_adapter(), TAPES[name][2], now_us()
+    adapter, speed, start = registry.entry(name).load_adapter(), speed_of(name), now_us()
     calm = dict(frames_per_s=inf, connects=1_000, silent_after_s=inf) | limits
     # No waits but those that the exchange asks for.
     rng = Random(1)
@@ -137,10 +147,10 @@ async def play(
     Args:
         is_tape: As the runner's; False: as if it were live.
     """
-    selection, sink = _selection(name), ListSink()
+    selection, sink = selection_of(name), ListSink()
     asked = {stream for plan in selection.plans for stream in plan.streams}
     recordings = {name: recording(name)}
-    async with FakeExchange(recordings, speed=TAPES[name][2], expected={name: asked}) as fake:
+    async with FakeExchange(recordings, speed=speed_of(name), expected={name: asked}) as fake:
         fake.break_(*faults, seed=seed)
         runner = _runner(name, selection, fake.url, sink, limits, is_tape)
         async with asyncio.timeout(60):
@@ -154,7 +164,7 @@ async def running(
 ) -> AsyncIterator[ListSink]:
     """Run the exchange's adapter against a fake that is the caller's to break."""
     sink = ListSink()
-    runner = _runner(name, _selection(name), fake.url, sink, limits, is_tape)
+    runner = _runner(name, selection_of(name), fake.url, sink, limits, is_tape)
     task = asyncio.create_task(runner.run())
     try:
         yield sink

@@ -16,6 +16,7 @@ from msgspec.structs import replace
 from adapters import tape
 from adapters.base import Adapter, Checkpoint, Fetch, Output, Plan, Stream, Venue
 from adapters.book import DEPTH_LEVELS
+from adapters.registry import REGISTRY
 from feed.errors import BadPayload
 from feed.models import (
     Book,
@@ -36,6 +37,12 @@ T = TypeVar("T")
 Sides = tuple[dict[str, str], dict[str, str]]
 EVENTS = (Trade, Quote, Book, Depth, Ticker, Derivative, Liquidation, Gap)
 PAYLOADS = Path(__file__).parents[1] / "payloads"
+
+
+def payload(name: str) -> Path:
+    """Return the session that comes with the tests; siblings may share one."""
+    own = PAYLOADS / name / "session.jsonl"
+    return own if own.exists() else PAYLOADS / REGISTRY[name].package / "session.jsonl"
 
 
 def only(kind: type[T], outputs: Iterable[object]) -> list[T]:

@@ -60,6 +60,7 @@ def sent(texts: Sequence[str], given: Sequence[Frame], seed: int = 1) -> list[Fr
         ("half-open:after=1000", dict(after=1000)),
         ("shutdown:after=2000", dict(after=2000)),
         ("replay-old:50", dict(count=50)),
+        ("strict", dict(after=0)),
         ("refuse", dict(status=503, times=None)),
         ("rate-limit:429:retry-after=2", dict(status=429, retry_after=2)),
         ("rate-limit:418:on=rest", dict(status=418, on="rest", retry_after=None)),

@@ -23,10 +23,10 @@ from feed.errors import BadPayload
 from feed.models import Gap
 from tests.adapters.sessions import (
     GARBAGE,
-    PAYLOADS,
     Session,
     clients_books,
     only,
+    payload,
     published,
     spoiled,
     survives,
@@ -46,12 +46,6 @@ FOLDERS = {
 RETIRED: dict[str, str] = {}
 #: What reads like garbage and is none: answers to pings.
 PONGS = {"bitget": b"pong", "okx": b"pong"}
-
-
-def payload(name: str) -> Path:
-    """Return the session that comes with the tests; siblings may share one."""
-    own = PAYLOADS / name / "session.jsonl"
-    return own if own.exists() else PAYLOADS / REGISTRY[name].package / "session.jsonl"
 
 
 def _recorded() -> Iterator[Any]:

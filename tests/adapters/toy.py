@@ -23,6 +23,7 @@ from adapters.base import (
     Page,
     Plan,
     Refused,
+    Rules,
     Send,
     Stream,
     TapeLine,
@@ -241,6 +242,8 @@ class Toy(Adapter):
 
 
 class ToyVenue(Venue):
+    rules = Rules(frames=1_000, per_s=1.0)
+
     def scan(self, line: TapeLine) -> None:
         pass
 
