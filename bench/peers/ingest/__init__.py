@@ -27,8 +27,12 @@ HERE = Path(__file__).resolve().parent
 INSTALLED = report.REPO / "build" / "peers" / "ingest"
 #: What the peers know of Binance: their own names of the exchanges, and these channels.
 EXCHANGES = {
-    "binance": {"cryptofeed": "BINANCE", "tardis-dev": "binance"},
-    "binance-usdm": {"cryptofeed": "BINANCE_FUTURES", "tardis-dev": "binance-futures"},
+    "binance": {"cryptofeed": "BINANCE", "tardis-dev": "binance", "ccxt.pro": "binance"},
+    "binance-usdm": {
+        "cryptofeed": "BINANCE_FUTURES",
+        "tardis-dev": "binance-futures",
+        "ccxt.pro": "binanceusdm",
+    },
 }
 CHANNELS = ("trade", "aggTrade", "bookTicker", "depth")
 _TIMEOUT_S = 120.0
@@ -51,6 +55,8 @@ class Peer(msgspec.Struct, frozen=True):
 
 _CRYPTOFEED = INSTALLED / "python" / "cryptofeed"
 _PYTHON = (sys.executable, str(HERE / "cryptofeed_peer.py"))
+_CCXT = INSTALLED / "python" / "ccxt"
+_CCXT_PEER = (sys.executable, str(HERE / "ccxt_peer.py"))
 _NODE = (which("node") or "node", str(HERE / "tardis.mjs"))
 _TARDIS = INSTALLED / "node_modules" / "tardis-dev"
 PEERS = (
@@ -67,6 +73,20 @@ PEERS = (
         "the same, and JSON of every event, of a book its changes",
         _CRYPTOFEED,
         (*_PYTHON, "encoded"),
+    ),
+    Peer(
+        "ccxt.pro",
+        "ccxt.pro",
+        "dicts of floats in caches, a book of 1,000 levels; no changes, no encoding, no depth",
+        _CCXT,
+        (*_CCXT_PEER, "plain"),
+    ),
+    Peer(
+        "ccxt.pro, encoded",
+        "ccxt.pro",
+        "the same, and JSON of every value, of a book its best 20",
+        _CCXT,
+        (*_CCXT_PEER, "encoded"),
     ),
     Peer(
         "tardis-dev",
