@@ -15,7 +15,7 @@ PLOTTING := $(VENV)/.plotting
 # Where benches leave their JSON lines.
 BENCH_OUT := build/bench
 
-.PHONY: help install run test lint format bench plots bench-peers bench-peers-ingest torture lock clean
+.PHONY: help install run test lint format docs bench plots bench-peers bench-peers-ingest torture lock clean
 
 help:
 	@echo "make install   make .venv: everything pinned and hash-checked, then the project itself"
@@ -23,6 +23,7 @@ help:
 	@echo "make test      all tests, with a real Valkey"
 	@echo "make lint      ruff and mypy"
 	@echo "make format    let ruff rewrite the files"
+	@echo "make docs      write docs/exchanges.md anew from the adapters and the recordings"
 	@echo "make bench-peers  other servers for python -m bench.fanout --peers all, into build/peers"
 	@echo "make bench-peers-ingest  other programs for python -m bench.ingest --peers"
 	@echo "make bench     all benches, some minutes; JSON lines, and plots where matplotlib is, in $(BENCH_OUT)"
@@ -62,6 +63,10 @@ lint: $(STAMP)
 format: $(STAMP)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# Needs the recordings beside the checkout; they are what the page tells of.
+docs: $(STAMP)
+	@$(BIN)/python -m tests.adapters.exchange_table
 
 # Short runs of everything; docs/benchmarks.md says how each is run in earnest.
 bench: export BENCH_OUT := $(BENCH_OUT)

@@ -1,14 +1,15 @@
 """Ingest: frames from raw bytes to encoded events, a second of one core's time, tape by tape.
 
     python -m bench.ingest [TAPE …] [--passes 3] [--kinds trade,quote,book,depth]
-                           [--by-channel] [--peers] [--profile]
+                           [--by-channel] [--every] [--no-books] [--peers] [--profile]
 
 Frames of streams that feed none of the kinds are left out. Every other goes through the exchange's
 real adapter and the sequencer, as in the runner and the publisher; only sockets and the bus are
 missing. A REST body that the adapter asks for is there at once, and once. Each pass starts anew;
 the best counts. The floor is what decoding the same frames into plain dicts costs, and nothing
-else. ``--peers`` gives Binance's frames to other programs too (``make bench-peers-ingest`` installs
-them; ``bench.peers.ingest`` says what each of them does).
+else. ``--every`` takes recordings of every exchange, those of the tests too; ``--no-books`` leaves
+out channels that feed a book. ``--peers`` gives Binance's frames to other programs too (``make
+bench-peers-ingest`` installs them; ``bench.peers.ingest`` says what each of them does).
 """
 
 from __future__ import annotations
@@ -48,6 +49,8 @@ CAPTURES = report.REPO.parent / "shared" / "captures"
 _LOADS = ("binance-spot/load_*.jsonl.gz", "binance-usdm/load_*.jsonl.gz")
 #: As the publisher hands entries over.
 _BATCH = 1_000
+#: Of a short tape, so much is measured in all.
+LEAST_S = 0.05
 _EPOCH = 1_732_280_000_000_000
 
 
@@ -80,13 +83,20 @@ class Pass:
 
     Args:
         channel: Only its frames are taken; None: those of every stream that feeds one of ``kinds``.
+        no_books: Streams that feed a book are left out, whatever else they feed.
 
     Attributes:
         events, bad, size: See ``Row``.
     """
 
     def __init__(
-        self, name: str, recording: Recording, kinds: frozenset[str], channel: str | None = None
+        self,
+        name: str,
+        recording: Recording,
+        kinds: frozenset[str],
+        channel: str | None = None,
+        *,
+        no_books: bool = False,
     ) -> None:
         adapter = registry.entry(name).load_adapter()
         self.events = 0
@@ -101,6 +111,7 @@ class Pass:
             for stream in recording.streams
             if (instrument := adapter.instrument(stream.native))
             and adapter.carried((stream,), instrument, adapter.kinds & kinds)[0]
+            and not (no_books and adapter.carried((stream,), instrument, {"book", "depth"})[0])
         }
         plans = by_stream(adapter, (), streams, (), adapter.kinds & kinds).plans
         made = [(plan, adapter(plan, adapter.kinds & kinds)) for plan in plans]
@@ -154,9 +165,12 @@ class Pass:
 
 
 def floor(frames: Iterable[bytes]) -> float:
-    """Return how many seconds of CPU decoding the frames into plain objects takes."""
+    """Return how many seconds of CPU decoding the frames into plain objects takes.
+
+    Frames that are no JSON (compressed, protobuf) are left out: of those alone there is no floor.
+    """
     decode = msgspec.json.Decoder().decode
-    bodies = list(frames)
+    bodies = [body for body in frames if body[:1] in (b"{", b"[")]
     gc.collect()
     started = time.process_time()
     for body in bodies:
@@ -171,13 +185,23 @@ def measure(
     kinds: frozenset[str],
     passes: int,
     channel: str | None = None,
+    *,
+    no_books: bool = False,
 ) -> Row:
-    """Run a tape, or one of its channels, so many times, each pass followed by its floor."""
+    """Run a tape, or one of its channels, so many times, each pass followed by its floor.
+
+    A short one is run more often, for ``LEAST_S`` at least.
+    """
     rates: list[float] = []
     floors: list[float] = []
-    for _ in range(passes):
-        one = Pass(name, recording, kinds, channel)
-        rates.append(len(one.work) / one.run())
+    spent = 0.0
+    while len(rates) < passes or spent < LEAST_S:
+        one = Pass(name, recording, kinds, channel, no_books=no_books)
+        if not one.work:
+            break
+        took = one.run()
+        spent += took
+        rates.append(len(one.work) / took)
         floors.append(len(one.work) / floor(body for _, body in one.work))
     return Row(
         name=" ".join((name, path.name.partition(".")[0], *([channel] if channel else []))),
@@ -185,12 +209,18 @@ def measure(
         frames=len(one.work),
         events=one.events,
         encoded_mb=one.size / 1e6,
-        frames_per_s=max(rates),
-        floor_per_s=max(floors),
+        frames_per_s=max(rates, default=0.0),
+        floor_per_s=max(floors, default=0.0),
         bad=one.bad,
         channels=dict(one.channels),
         passes=rates,
     )
+
+
+def every() -> list[Path]:
+    """Return recordings of every exchange: the tests' own, and the long ones where they are."""
+    own = (report.REPO / "tests" / "payloads").glob("*/session.jsonl")
+    return [*sorted(own), *sorted(CAPTURES.glob("*/session_*.jsonl.gz"))]
 
 
 def tapes() -> list[Path]:
@@ -222,10 +252,22 @@ def cells(row: Row) -> list[str]:
         f"{row.encoded_mb:.1f}",
         number(row.frames_per_s),
         number(row.floor_per_s),
-        f"{row.frames_per_s / row.floor_per_s:.0%}",
+        f"{row.frames_per_s / row.floor_per_s:.0%}" if row.floor_per_s else "",
         number(row.bad),
         ", ".join(f"{channel} {n:,}" for channel, n in most),
     ]
+
+
+def _recordings(path: Path, *, is_sure: bool) -> dict[str, Recording]:
+    """Return what is on a tape; nothing where it is not sure that we know its exchange."""
+    folder = path.parent.name
+    try:
+        return load(path, folder if folder in registry.REGISTRY else None, is_hint=True)
+    except ConfigError as e:
+        if is_sure:
+            raise
+        report.note(str(e))
+        return {}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -236,6 +278,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--passes", type=int, default=3, help="the best of so many counts")
     parser.add_argument("--kinds", default=",".join(KINDS))
     parser.add_argument("--by-channel", action="store_true", help="a row for each channel, too")
+    parser.add_argument("--every", action="store_true", help="recordings of every exchange")
+    parser.add_argument("--no-books", action="store_true", help="without channels that feed books")
     parser.add_argument("--peers", action="store_true", help="compare with other programs")
     parser.add_argument("--profile", action="store_true", help="show where the time goes instead")
     given = parser.parse_args(arguments)
@@ -247,21 +291,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         check_kinds(names)
         with pinned({max(os.sched_getaffinity(0))}):
-            for path in given.tapes or tapes():
-                report.progress(f"{path.name} …")
-                for exchange, recording in load(path).items():
+            for path in given.tapes or (every() if given.every else tapes()):
+                report.progress(f"{path.parent.name}/{path.name} …")
+                for exchange, recording in _recordings(path, is_sure=not given.every).items():
                     kinds = frozenset(names)
                     if given.profile:
-                        profile(Pass(exchange, recording, kinds).run)
+                        profile(Pass(exchange, recording, kinds, no_books=given.no_books).run)
                         continue
-                    whole = measure(path, exchange, recording, kinds, given.passes)
+                    whole = measure(
+                        path, exchange, recording, kinds, given.passes, no_books=given.no_books
+                    )
                     if not whole.channels:
                         report.note(f"{whole.name}: no frames of these kinds")
                         continue
                     rows.append(whole)
                     if given.by_channel:
                         rows += [
-                            measure(path, exchange, recording, kinds, given.passes, channel)
+                            measure(
+                                path,
+                                exchange,
+                                recording,
+                                kinds,
+                                given.passes,
+                                channel,
+                                no_books=given.no_books,
+                            )
                             for channel in sorted(whole.channels)
                         ]
                     if given.peers:

@@ -21,6 +21,7 @@ from adapters.base import Checkpoint, Health, Refused, Send, Stream
 from adapters.registry import REGISTRY
 from feed.errors import BadPayload
 from feed.models import Gap
+from tests.adapters.recordings import folder, retired
 from tests.adapters.sessions import (
     GARBAGE,
     Session,
@@ -33,17 +34,6 @@ from tests.adapters.sessions import (
 )
 from tests.adapters.tapes import captures, run
 
-#: Folders of recordings that are not called like the exchange.
-FOLDERS = {
-    "binance": "binance-spot",
-    "bybit-inverse": "bybit",
-    "bybit-linear": "bybit",
-    "coinbase": "coinbase-exchange",
-    "dydx": "dydx-v4",
-    "kraken": "kraken-v2",
-}
-#: Recordings that are not read -> why.
-RETIRED: dict[str, str] = {}
 #: What reads like garbage and is none: answers to pings.
 PONGS = {"bitget": b"pong", "okx": b"pong"}
 
@@ -51,10 +41,9 @@ PONGS = {"bitget": b"pong", "okx": b"pong"}
 def _recorded() -> Iterator[Any]:
     for name in REGISTRY:
         yield pytest.param((name, payload(name)), id=name)
-        for one in captures(FOLDERS.get(name, name)):
+        for one in captures(folder(name).name):
             (path,) = one.values
-            retired = RETIRED.get(f"{path.parent.name}/{path.name.partition('.')[0]}")
-            if retired is None:
+            if retired(path) is None:
                 yield pytest.param((name, path), id=f"{name}-{path.name}", marks=one.marks)
 
 

@@ -21,7 +21,7 @@ from typing import Any
 import ccxt.pro  # type: ignore[import-not-found]
 import orjson
 
-_EXCHANGES = {
+_EXCHANGES: dict[str, tuple[str, str, str, dict[str, Any]]] = {
     "binance": ("binance", "wss://stream.binance.com:9443/stream", "BTC/USDT", {"spot": True}),
     "binanceusdm": (
         "binanceusdm",
