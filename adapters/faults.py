@@ -19,9 +19,9 @@ from feed.errors import ConfigError
 
 #: A level of any exchange's book, price and size: ["1.0","2"], ["buy","1.0","2"], {"price":1.0,…
 _LEVEL = re.compile(
-    rb'\[(?:"(?:buy|sell)",)?"([0-9.]+)","([0-9.]+)"\]|"price":([0-9.]+),"qty":([0-9.]+)'
+    rb'\[(?:"(?:buy|sell)",)?"([0-9.]+)","([0-9.]+)"[\],]|"price":([0-9.]+),"qty":([0-9.]+)'
 )
-_BOOK = re.compile(r"(?:depth|book|orderbook|level2)(?![A-Za-z])")
+_BOOK = re.compile(r"(?:depth|books?|orderbook|level2)(?![A-Za-z])")
 
 
 class Fault(msgspec.Struct, frozen=True, kw_only=True):
