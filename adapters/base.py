@@ -8,7 +8,7 @@ itself it asks for (``Fetch``, ``Send``, ``Resync``) and the runner does it.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import ClassVar, TypeAlias
 
 import msgspec
@@ -465,6 +465,13 @@ class Venue(ABC):
 
         Args:
             bodies: REST key -> recorded bodies.
+        """
+        return None
+
+    def numbering(self) -> Callable[[bytes], bytes] | None:
+        """Return what numbers the frames of one more connection: called with each, in order.
+
+        None where the exchange does not count a connection's frames.
         """
         return None
 

@@ -179,6 +179,7 @@ class Player:
         self._aborted = asyncio.Event()
         self._is_half_open = False
         self._trouble = self._new_trouble()
+        self._number = stage.recording.venue.numbering()
         #: Everything ever asked for; and what is still to be told where it stands.
         self._known: set[Stream] = set()
         self._fresh: list[Stream] = []
@@ -228,9 +229,9 @@ class Player:
 
     async def _apply(self, ack: Ack) -> None:
         for frame in ack.frames:
-            await self._socket.send(frame)
+            await self._socket.send(self._numbered(frame.encode()), text=True)
         for body in ack.binary:
-            await self._socket.send(body)
+            await self._socket.send(self._numbered(body))
         if ack.unsubscribe:
             self.asked.difference_update(ack.streams)
         elif ack.streams:
@@ -240,6 +241,9 @@ class Player:
             self._known.update(ack.streams)
             self._stage.asked()
             asyncio.get_running_loop().call_later(SETTLE_S, self._settled, len(self.asked))
+
+    def _numbered(self, body: bytes) -> bytes:
+        return body if self._number is None else self._number(body)
 
     def _settled(self, asked: int) -> None:
         if len(self.asked) == asked:
@@ -292,6 +296,9 @@ class Player:
                     return False
             if stream is not None:
                 stage.reached[stream] = max(index, stage.reached.get(stream, -1))
+            if self._number is not None:
+                # Before the faults have it: what they take away leaves a hole.
+                frame = frame._replace(body=self._number(frame.body))
             if stage.faults is None:
                 self._due.append(frame)
                 if len(self._due) == AT_ONCE:
@@ -326,7 +333,7 @@ class Player:
 
     async def _tell(self, stream: Stream, upto: int) -> None:
         if self._stage.is_told(stream) and (told := self._stage.told(stream, upto)) is not None:
-            await self._socket.send(told, text=self._stage.is_text(stream))
+            await self._socket.send(self._numbered(told), text=self._stage.is_text(stream))
 
     async def _prepare(self, index: int) -> None:
         """Do what is due before a frame."""
@@ -412,7 +419,8 @@ class Player:
             case "heartbeats":
                 while not over.is_set():
                     for beat in self._stage.recording.venue.beats(self.asked):
-                        await self._socket.send(beat)
+                        body = beat.encode() if isinstance(beat, str) else beat
+                        await self._socket.send(self._numbered(body), text=isinstance(beat, str))
                     await self._socket.ping()
                     with suppress(TimeoutError):
                         async with asyncio.timeout(BEAT_S):
