@@ -1,4 +1,7 @@
-"""Bybit: update ids, the quote's own stream, merged tickers, refusals; ``payloads/bybit``."""
+"""Bybit: update ids, the quote's own stream, merged tickers, liquidations, refusals.
+
+Messages are in ``payloads/bybit`` and ``payloads/bybit-inverse``.
+"""
 
 from __future__ import annotations
 
@@ -7,14 +10,21 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from adapters.base import Adapter, Health, Output, Refused, Send, Stream, Venue
 from adapters.channels import RESUBSCRIBE_US
-from adapters.exchanges.bybit.adapter import ARGS_PER_REQUEST, KNOWN_TRADES, Bybit, BybitLinear
-from adapters.exchanges.bybit.venue import BybitLinearVenue, BybitVenue
+from adapters.exchanges.bybit.adapter import (
+    ARGS_PER_REQUEST,
+    KNOWN_TRADES,
+    Bybit,
+    BybitInverse,
+    BybitLinear,
+)
+from adapters.exchanges.bybit.venue import BybitInverseVenue, BybitLinearVenue, BybitVenue
 from feed.errors import BadPayload
-from feed.models import Book, Derivative, Gap, Quote, Ticker, Trade
+from feed.models import Book, Derivative, Gap, Liquidation, Quote, Ticker, Trade
 from tests.adapters.sessions import (
     PAYLOADS,
     Session,
@@ -30,10 +40,32 @@ from tests.adapters.tapes import CAPTURES, captures
 Market = tuple[type[Adapter], Callable[[], Venue]]
 SPOT: Market = (Bybit, BybitVenue)
 LINEAR: Market = (BybitLinear, BybitLinearVenue)
+INVERSE: Market = (BybitInverse, BybitInverseVenue)
 SESSION = PAYLOADS / "bybit" / "session.jsonl"
+INVERSE_SESSION = PAYLOADS / "bybit-inverse" / "session.jsonl"
 markets = pytest.mark.parametrize("market", [SPOT, LINEAR], ids=["spot", "linear"])
 recordings = pytest.mark.parametrize(
     "path", [pytest.param(SESSION, id="bundled"), *captures("bybit")]
+)
+bundled = pytest.mark.parametrize(
+    ("market", "path"),
+    [
+        pytest.param(SPOT, SESSION, id="spot"),
+        pytest.param(LINEAR, SESSION, id="linear"),
+        pytest.param(INVERSE, INVERSE_SESSION, id="inverse"),
+    ],
+)
+#: Market and session: no recording of inverse contracts is known.
+sessions = pytest.mark.parametrize(
+    ("market", "path"),
+    [
+        *(
+            pytest.param(market, one.values[0], id=f"{name}-{one.id}", marks=one.marks)
+            for name, market in (("spot", SPOT), ("linear", LINEAR))
+            for one in (pytest.param(SESSION, id="bundled"), *captures("bybit"))
+        ),
+        pytest.param(INVERSE, INVERSE_SESSION, id="inverse-bundled"),
+    ],
 )
 
 
@@ -44,6 +76,10 @@ def session(market: Market, path: Path = SESSION) -> Session:
 
 def linear(*channels: str, native: str = "BTCUSDT") -> Adapter:
     return adapter(BybitLinear, [Stream(one, native) for one in channels])
+
+
+def inverse(*channels: str, native: str = "BTCUSD") -> Adapter:
+    return adapter(BybitInverse, [Stream(one, native) for one in channels])
 
 
 def spot(*channels: str, native: str = "BTCUSDT") -> Adapter:
@@ -86,8 +122,7 @@ def reply(**fields: object) -> bytes:
     return json.dumps({"op": "subscribe", **fields}).encode()
 
 
-@recordings
-@markets
+@sessions
 def test_every_trade_is_there_digit_for_digit(market: Market, path: Path) -> None:
     recording = session(market, path)
     sent = [
@@ -101,8 +136,7 @@ def test_every_trade_is_there_digit_for_digit(market: Market, path: Path) -> Non
     assert [(t.id, t.price, t.size, t.side, t.ts) for t in trades] == sent
 
 
-@recordings
-@markets
+@sessions
 def test_books_are_the_exchange_s_books_and_update_ids_are_consecutive(
     market: Market, path: Path
 ) -> None:
@@ -166,7 +200,8 @@ def test_the_quote_has_its_own_stream_when_live_and_else_the_book_s() -> None:
     assert instrument is not None
     streams = BybitLinear.streams(instrument, BybitLinear.kinds)
     channels = [one.channel for one in streams]
-    assert channels == ["orderbook.200", "orderbook.1", "publicTrade", "tickers"]
+    books = ["orderbook.200", "orderbook.1"]
+    assert channels == [*books, "publicTrade", "tickers", "allLiquidation"]
     best = "orderbook.1.BTCUSDT"
     reader = adapter(BybitLinear, streams)
     assert only(Quote, parse(reader, [start(), book(11, [["100.5", "1"]], [])])) == []
@@ -240,6 +275,52 @@ def test_linear_tickers_are_merged_and_say_only_what_changed() -> None:
     (changed,) = parse(reader, [ticker("delta", lastPrice="65114.40", openInterest="59891.732")])
     assert isinstance(changed, Ticker)
     assert (changed.last, changed.open) == ("65114.40", "65008.70")
+
+
+def test_of_inverse_contracts_sizes_volumes_and_open_interest_are_in_the_quote() -> None:
+    given = ticker("snapshot", volume24h="661543991", turnover24h="23389.1894", openInterest="44")
+    outputs = parse(inverse("tickers"), [given.replace(b"BTCUSDT", b"BTCUSD")])
+    (day,), (derivative,) = only(Ticker, outputs), only(Derivative, outputs)
+    assert (day.volume, day.quote_volume) == ("661543991", "661543991"), "the turnover is in BTC"
+    assert derivative.open_interest == "44"
+    instrument = BybitInverse.instrument("BTCUSD")
+    assert instrument is not None
+    assert (instrument.inverse, instrument.settle, instrument.size_unit) == (True, "BTC", "quote")
+
+
+def liquidated(*orders: tuple[str, str, str], native: str = "BTCUSDT") -> bytes:
+    data = [{"T": 5, "s": native, "S": side, "v": v, "p": p} for side, v, p in orders]
+    message = {"topic": f"allLiquidation.{native}", "type": "snapshot", "ts": 9, "data": data}
+    return json.dumps(message).encode()
+
+
+def test_a_liquidation_has_the_side_of_its_order_which_closes_the_position() -> None:
+    frame = liquidated(("Buy", "20000", "0.04499"), ("Sell", "1", "0.050"))
+    outputs = parse(linear("allLiquidation"), [frame])
+    topic = "liquidation.bybit-linear.BTC-USDT-PERP"
+    assert outputs == [
+        Liquidation(topic, 0, 5_000, 0, 0, None, "0.04499", "20000", "sell"),
+        Liquidation(topic, 0, 5_000, 0, 0, None, "0.050", "1", "buy"),
+    ]
+
+
+def test_a_liquidation_that_cannot_be_read_is_refused_with_its_neighbours() -> None:
+    reader = linear("allLiquidation")
+    for bad in (("None", "1", "1"), ("Buy", "-1", "1"), ("Buy", "1", "")):
+        with pytest.raises(BadPayload):
+            parse(reader, [liquidated(("Buy", "1", "1"), bad)])
+    with pytest.raises(BadPayload):
+        parse(reader, [liquidated(native="ETHUSDT")])
+
+
+def test_a_resync_declares_the_facts_that_come_meanwhile_as_lost() -> None:
+    streams = [Stream(one, "BTCUSD") for one in ("publicTrade", "allLiquidation", "tickers")]
+    reader = adapter(BybitInverse, streams)
+    outputs = reader.resync(streams, 7)
+    name = "bybit-inverse.BTC-USD:BTC-PERP"
+    assert [one.topic for one in only(Gap, outputs)] == [f"trade.{name}", f"liquidation.{name}"]
+    asked = [json.loads(one.frame)["args"] for one in only(Send, outputs)]
+    assert asked == [[f"{one.channel}.BTCUSD"] for one in streams for _ in range(2)]
 
 
 def test_futures_without_funding_have_none() -> None:
@@ -373,6 +454,13 @@ def test_a_message_that_breaks_a_rule_is_refused(bad: bytes) -> None:
         (BybitLinear, "ETH-4SEP26", "ETH-USDC-20260904"),
         (BybitLinear, "ETH-99SEP26", None),
         (BybitLinear, "BTCUSD", None),
+        (BybitInverse, "BTCUSD", "BTC-USD:BTC-PERP"),
+        (BybitInverse, "BTCUSDZ26", "BTC-USD:BTC-20261225"),
+        (BybitInverse, "ETHUSDH27", "ETH-USD:ETH-20270326"),
+        (BybitInverse, "ETHUSDG27", "ETH-USD:ETH-20270226"),
+        (BybitInverse, "USD", None),
+        (BybitInverse, "BTCUSDT", None),
+        (BybitInverse, "BTCPERP", None),
     ],
 )
 def test_names_without_a_listing(cls: type[Adapter], native: str, symbol: str | None) -> None:
@@ -399,6 +487,13 @@ def test_the_listings_are_read() -> None:
         ("NEW-USDT-PERP", "perpetual", "prelaunch", None),
     ]
     assert (found[0].settle, found[0].price_step, found[0].size_step) == ("USDT", "0.10", "0.001")
+    coins = {"quoteCoin": "USD", "settleCoin": "BTC"}
+    swap = perpetual | coins | {"symbol": "BTCUSD"}
+    quarterly = dated | coins | {"symbol": "BTCUSDZ26"}
+    for one in BybitInverse.instruments([listing(swap, quarterly)]):
+        named = BybitInverse.instrument(one.native)
+        assert named is not None
+        assert one == msgspec.structs.replace(named, price_step="0.10", size_step="0.001")
     pair = perpetual | {"lotSizeFilter": {"basePrecision": "0.000001"}}
     (found_pair,) = Bybit.instruments([listing(pair)])
     assert (found_pair.symbol, found_pair.size_step) == ("BTC-USDT", "0.000001")
@@ -444,10 +539,11 @@ PARTS = ('["', '{"T":')
 def test_sample_messages_are_read(path: Path) -> None:
     if not path.exists():
         pytest.skip("no recordings of bybit beside the repository")
-    fed: dict[str, type[Trade | Ticker | Quote]] = {
+    fed: dict[str, type[Trade | Ticker | Quote | Liquidation]] = {
         "publicTrade": Trade,
         "tickers": Ticker,
         "orderbook": Quote,
+        "allLiquidation": Liquidation,
     }
     read = 0
     for line in path.read_text().splitlines():
@@ -455,8 +551,8 @@ def test_sample_messages_are_read(path: Path) -> None:
         frame = sample["raw"]
         if sample["dir"] != "in":
             continue
-        native = "BTCPERP" if "BTCPERP" in frame else "BTCUSDT"
-        channels = ("orderbook.1", "publicTrade", "tickers")
+        native = next((one for one in ("BTCPERP", "ETHUSDT") if one in frame), "BTCUSDT")
+        channels = ("orderbook.1", "publicTrade", "tickers", "allLiquidation")
         reader = linear(*channels, native=native)
         if frame.startswith(PARTS) or any(part in frame for part in NOT_OURS):
             with pytest.raises(BadPayload):
@@ -476,7 +572,6 @@ DIFFERENT_CASES = {
     "2019-12-23T00:00:00.000Z": "v2 of the API, which is gone",
     "2019-12-24T00:00:00.000Z": "v2 of the API, which is gone",
     "2021-05-22T00:00:59.464Z": "v1 of the spot API, which is gone",
-    "2025-02-26T00:00:00.000Z": "liquidations are not carried of this exchange",
 }
 
 
@@ -494,9 +589,10 @@ def test_others_make_the_same_of_the_same_messages() -> None:
             continue
         sent = json.loads(pair["raw"])
         native = sent["topic"].rpartition(".")[2]
-        cls = Bybit if pair["exchange"] == "bybit-spot" else BybitLinear
-        if cls.instrument(native) is None:
-            continue  # inverse
+        if sent["topic"].startswith("liquidation."):
+            continue  # the largest of each second, which is gone
+        others = BybitLinear if BybitLinear.instrument(native) else BybitInverse
+        cls = Bybit if pair["exchange"] == "bybit-spot" else others
         # Each channel alone: others take their quote from any.
         channel = sent["topic"].rpartition(".")[0]
         key = f"{cls.name} {sent['topic']}"
@@ -505,7 +601,7 @@ def test_others_make_the_same_of_the_same_messages() -> None:
         events = list(readers[key].parse(pair["raw"].encode(), 0))
         for other in pair["expected"]:
             compared += compare(other, events, channel)
-    assert compared >= 8
+    assert compared >= 10
 
 
 def compare(other: dict[str, Any], events: list[Output], channel: str) -> int:
@@ -515,6 +611,10 @@ def compare(other: dict[str, Any], events: list[Output], channel: str) -> int:
             (trade,) = (one for one in only(Trade, events) if one.id == other["id"])
             assert trade.side == other["side"]
             assert is_same(trade.price, other["price"]) and is_same(trade.size, other["amount"])
+        case "liquidation":
+            (order,) = only(Liquidation, events)
+            assert order.side == other["side"]
+            assert is_same(order.price, other["price"]) and is_same(order.size, other["amount"])
         case "book_change" if not channel.endswith(".1"):
             (change,) = only(Book, events)
             assert change.snapshot == other["isSnapshot"]
@@ -544,13 +644,13 @@ def compare(other: dict[str, Any], events: list[Output], channel: str) -> int:
     return 1
 
 
-@markets
-def test_the_venue_answers_as_recorded_and_knows_its_own_market(market: Market) -> None:
+@bundled
+def test_the_venue_answers_as_recorded_and_knows_its_own_market(market: Market, path: Path) -> None:
     cls, make = market
     venue = make()
-    recording = Session(cls, venue, SESSION)
-    native = {"bybit": "BTCUSDT", "bybit-linear": "ETHUSDT"}[cls.name]
-    assert {one.native for one in recording.streams} == {native}
+    recording = Session(cls, venue, path)
+    native = {"bybit": "BTCUSDT", "bybit-linear": "ETHUSDT"}.get(cls.name, "BTCUSD")
+    assert native in {one.native for one in recording.streams}
     topic = f"orderbook.200.{native}"
     ack = venue.request(
         "/v5/public", json.dumps({"op": "subscribe", "args": [topic], "req_id": "9"})
@@ -563,17 +663,17 @@ def test_the_venue_answers_as_recorded_and_knows_its_own_market(market: Market) 
     (pong,) = venue.request("", '{"op":"ping"}').frames
     assert parse(recording.adapter(), [pong.encode()]) == []
     assert venue.request("", "nonsense").streams == ()
-    (path,) = cls.listing_paths
-    assert venue.rest_key(path) == "listing"
-    assert venue.rest_key("/v5/market/instruments-info?category=inverse") is None
+    (listed_at,) = cls.listing_paths
+    assert venue.rest_key(listed_at) == "listing"
+    assert venue.rest_key("/v5/market/instruments-info?category=option") is None
 
 
-@markets
-def test_the_adapter_understands_what_the_venue_answers(market: Market) -> None:
+@bundled
+def test_the_adapter_understands_what_the_venue_answers(market: Market, path: Path) -> None:
     cls, make = market
     venue = make()
-    recording = Session(cls, venue, SESSION)
-    unknown = Stream("publicTrade", "NOSUCHUSDT")
+    recording = Session(cls, venue, path)
+    unknown = Stream("publicTrade", "NOSUCHUSD" if market is INVERSE else "NOSUCHUSDT")
     reader = adapter(cls, [*recording.streams, unknown])
     waiting = only(Send, reader.opened())
     refused: list[Refused] = []
@@ -592,6 +692,7 @@ def test_the_adapter_understands_what_the_venue_answers(market: Market) -> None:
     ("frame", "gaps", "asked"),
     [
         pytest.param(b'{"topic":"publicTrade.BTCUSDT","data":[{"T":', 1, 0, id="trades"),
+        pytest.param(b'{"topic":"allLiquidation.BTCUSDT","data":7}', 0, 0, id="of no stream"),
         pytest.param(b'{"topic":"tickers.BTCUSDT","data":7}', 0, 2, id="merged ticker"),
         pytest.param(b'{"topic":"orderbook.200.BTCUSDT"', 0, 0, id="a book proves itself"),
         pytest.param(b"\x00\xff garbage", 1, 2, id="anything"),

@@ -1,4 +1,4 @@
-"""Bybit v5: spot and linear contracts."""
+"""Bybit v5: spot, linear and inverse contracts."""
 
 import re
 
@@ -20,5 +20,12 @@ ENTRIES = {
         re.compile(r"/v5/public/linear|category=linear"),
         None,
         by_default=True,
+    ),
+    "bybit-inverse": Entry(
+        "bybit",
+        "BybitInverse",
+        "BybitInverseVenue",
+        re.compile(r"/v5/public/inverse|category=inverse"),
+        None,
     ),
 }

@@ -1,9 +1,10 @@
-"""Bybit v5: spot, and linear (USDT and USDC) perpetuals and futures. Pure.
+"""Bybit v5: spot, linear (USDT and USDC) and inverse perpetuals and futures. Pure.
 
 Source: bybit-exchange/docs, v5/websocket. ``orderbook.200`` feeds ``book`` and ``depth``;
 ``orderbook.1`` (every 10 ms, repeated each 3 s) feeds ``quote``, which else comes from the deeper
-book. Update ids ``u`` are consecutive in every session measured: a jump is a broken book. A linear
-ticker is a snapshot and then what changed. Spot and linear frames order their keys differently.
+book. Update ids ``u`` are consecutive in every session measured: a jump is a broken book. A
+contract's ticker is a snapshot and then what changed. Spot and linear frames order their keys
+differently.
 """
 
 from __future__ import annotations
@@ -24,16 +25,24 @@ from adapters.exchanges.bybit.frames import (
     TickerFields,
     decode,
     decode_book,
+    decode_liquidations,
     decode_outcome,
     decode_ticker,
     decode_trades,
     from_millis,
     is_snapshot,
 )
-from adapters.exchanges.bybit.listing import name_linear, name_spot, read_linear, read_spot
+from adapters.exchanges.bybit.listing import (
+    name_inverse,
+    name_linear,
+    name_spot,
+    read_inverse,
+    read_linear,
+    read_spot,
+)
 from adapters.text import decimal, levels, signed
 from feed.errors import BadPayload
-from feed.models import Derivative, Instrument, Side, Ticker, Trade
+from feed.models import Derivative, Instrument, Liquidation, Side, Ticker, Trade
 
 #: Of 1, 50, 200 and 1,000 levels: 100 ms (linear) or 200 ms (spot) apart, like ``depth`` itself.
 BOOK_CHANNEL = "orderbook.200"
@@ -43,9 +52,20 @@ ARGS_PER_REQUEST = 10
 #: So many trades of a topic are known again by their ids.
 KNOWN_TRADES = 1_000
 SIDES: dict[str, Side] = {"Buy": "buy", "Sell": "sell"}
+#: Of a liquidation they tell the side of the position ("Buy": a long one); the order that closes
+#: it is of the other side.
+LIQUIDATION_SIDES: dict[str, Side] = {"Buy": "sell", "Sell": "buy"}
+#: What a channel beside the books feeds, where the market has it.
+FEEDS = {
+    "publicTrade": ("trade",),
+    "tickers": ("ticker", "derivative"),
+    "allLiquidation": ("liquidation",),
+}
+#: Channels of facts without a number, by which a loss would show.
+UNNUMBERED = {"publicTrade": "trade", "allLiquidation": "liquidation"}
 
 _encode = msgspec.json.Encoder().encode
-_TOPIC = re.compile(rb'"topic"\s*:\s*"(?:(publicTrade|tickers)\.)?([^"]{1,64})"')
+_TOPIC = re.compile(rb'"topic"\s*:\s*"(?:(publicTrade|tickers|allLiquidation)\.)?([^"]{1,64})"')
 
 
 def _request(op: str, streams: Iterable[Stream], req_id: str) -> Send:
@@ -78,21 +98,15 @@ class _Bybit(ChannelAdapter):
     chars_per_connection = 20_000
     ignored = {
         "kline": "candles are made from the trades, so that they mean the same everywhere",
-        "allLiquidation": "liquidations are not carried of this exchange",
     }
-    #: What ``tickers`` feeds.
     proofs = {"book": "update ids are consecutive"}
-    ticker_kinds: ClassVar[tuple[str, ...]] = ("ticker",)
+    #: Whether sizes, and so the day's volume too, are in the quote.
+    is_inverse: ClassVar[bool] = False
 
     @classmethod
     def streams(cls, instrument: Instrument, kinds: Collection[str]) -> list[Stream]:
-        offered = {
-            BOOK_CHANNEL: ("book", "depth"),
-            QUOTE_CHANNEL: ("quote",),
-            "publicTrade": ("trade",),
-            "tickers": cls.ticker_kinds,
-        }
-        wanted = set(kinds)
+        offered = {BOOK_CHANNEL: ("book", "depth"), QUOTE_CHANNEL: ("quote",), **FEEDS}
+        wanted = cls.kinds & frozenset(kinds)
         return [
             Stream(channel, instrument.native)
             for channel, fed in offered.items()
@@ -109,10 +123,8 @@ class _Bybit(ChannelAdapter):
             fed |= {"book": deepest, "depth": deepest}
         if books:
             fed["quote"] = QUOTE_CHANNEL if QUOTE_CHANNEL in books else deepest
-        if "publicTrade" in given:
-            fed["trade"] = "publicTrade"
-        if "tickers" in given:
-            fed |= dict.fromkeys(cls.ticker_kinds, "tickers")
+        for channel in given:
+            fed |= {kind: channel for kind in FEEDS.get(channel, ()) if kind in cls.kinds}
         return fed
 
     @classmethod
@@ -135,7 +147,7 @@ class _Bybit(ChannelAdapter):
         self._tickers = {native: TickerFields() for native in plan.instruments}
         #: Our topic -> the values last emitted.
         self._shown: dict[str, tuple[str | int | None, ...]] = {}
-        #: Trade topics whose last entry is the gap of an unreadable frame.
+        #: Topics of facts whose last entry is the gap of an unreadable frame.
         self._doubted: set[str] = set()
         self._tickers_asked: dict[str, int] = {}
         self._requests: dict[str, tuple[Stream, ...]] = {}
@@ -176,6 +188,8 @@ class _Bybit(ChannelAdapter):
                     return self._trades(message, rest, recv)
                 case "tickers":
                     return self._ticker(message, rest, recv)
+                case "allLiquidation":
+                    return self._liquidations(message, rest, recv)
                 case "":
                     return self._replied(message)
         except (ValueError, RecursionError) as e:
@@ -185,7 +199,7 @@ class _Bybit(ChannelAdapter):
         return ()
 
     def unread(self, frame: bytes, recv: int) -> Iterable[Output]:
-        """Doubt what carries no number: trades and merged tickers. Books prove themselves."""
+        """Doubt what has no number: facts and merged tickers. Books prove themselves."""
         found = _TOPIC.search(frame)
         if found is None and is_json(frame):
             return ()  # a reply, or a type that carries nothing of ours
@@ -196,12 +210,13 @@ class _Bybit(ChannelAdapter):
         for stream in self.plan_.streams:
             if native not in (None, stream.native):
                 continue
-            if stream.channel == "publicTrade" and channel in (None, b"publicTrade"):
-                topic = self._topics[stream.native].get("trade")
-                if topic is not None and topic not in self._doubted:
-                    self._doubted.add(topic)
-                    out.append(upstream_gap(topic, recv, "upstream_sequence", None))
-            elif stream.channel == "tickers" and channel in (None, b"tickers"):
+            if channel not in (None, stream.channel.encode()):
+                continue
+            topic = self._unnumbered(stream)
+            if topic is not None and topic not in self._doubted:
+                self._doubted.add(topic)
+                out.append(upstream_gap(topic, recv, "upstream_sequence", None))
+            elif stream.channel == "tickers":
                 if recv >= self._tickers_asked.get(stream.native, 0):
                     self._tickers_asked[stream.native] = recv + RESUBSCRIBE_US
                     out += self._afresh(stream)
@@ -210,8 +225,8 @@ class _Bybit(ChannelAdapter):
     def resync(self, streams: Sequence[Stream], recv: int) -> Sequence[Output]:
         out: list[Output] = []
         for stream in streams:
-            topic = self._topics[stream.native].get("trade")
-            if stream.channel == "publicTrade" and topic is not None:
+            topic = self._unnumbered(stream)
+            if topic is not None:
                 # Nothing numbers them: what comes meanwhile is lost unseen.
                 out.append(upstream_gap(topic, recv, "upstream_sequence", None))
             out += self._afresh(stream)
@@ -223,6 +238,10 @@ class _Bybit(ChannelAdapter):
             if book.stream.native == native:
                 found += book.feed.whole(ts, recv)
         return found
+
+    def _unnumbered(self, stream: Stream) -> str | None:
+        """Return the wanted topic of facts without a number that the stream feeds."""
+        return self._topics[stream.native].get(UNNUMBERED.get(stream.channel, ""))
 
     def _subscribe(self, streams: tuple[Stream, ...]) -> Send:
         self._request_count += 1
@@ -277,6 +296,21 @@ class _Bybit(ChannelAdapter):
                 out.append(Trade(topic, 0, ts, recv, 0, one.i, price, size, SIDES[one.S]))
         return out
 
+    def _liquidations(self, message: Frame, native: str, recv: int) -> list[Output]:
+        topic = find(self._topics, native).get("liquidation")
+        orders = [
+            (one.T * 1_000, decimal(one.p), decimal(one.v), LIQUIDATION_SIDES[one.S])
+            for one in decode_liquidations(message.data)
+        ]
+        out = [*self._pacer.advance(message.ts * 1_000)]
+        if topic is not None:
+            self._doubted.discard(topic)
+            out += [
+                Liquidation(topic, 0, ts, recv, 0, None, price, size, side)
+                for ts, price, size, side in orders
+            ]
+        return out
+
     def _ticker(self, message: Frame, native: str, recv: int) -> list[Output]:
         known = find(self._tickers, native)
         given = decode_ticker(message.data)
@@ -290,7 +324,8 @@ class _Bybit(ChannelAdapter):
             _optional(given.highPrice24h),
             _optional(given.lowPrice24h),
             _optional(given.volume24h),
-            _optional(given.turnover24h),
+            # Of inverse contracts the turnover is in the base, and the volume is the quote's.
+            _optional(given.volume24h if self.is_inverse else given.turnover24h),
             _optional(given.bid1Price),
             _optional(given.ask1Price),
         )
@@ -364,8 +399,7 @@ class BybitLinear(_Bybit):
     name = "bybit-linear"
     path = "/v5/public/linear"
     listing_paths = ("/v5/market/instruments-info?category=linear&limit=1000",)
-    kinds = frozenset({"book", "depth", "quote", "trade", "ticker", "derivative"})
-    ticker_kinds = ("ticker", "derivative")
+    kinds = frozenset({"book", "depth", "quote", "trade", "ticker", "derivative", "liquidation"})
 
     @classmethod
     def instruments(cls, bodies: Sequence[bytes]) -> list[Instrument]:
@@ -374,3 +408,21 @@ class BybitLinear(_Bybit):
     @classmethod
     def instrument(cls, native: str) -> Instrument | None:
         return name_linear(cls.name, native)
+
+
+class BybitInverse(_Bybit):
+    """Bybit perpetuals and futures that settle in their base; sizes are in USD."""
+
+    name = "bybit-inverse"
+    path = "/v5/public/inverse"
+    listing_paths = ("/v5/market/instruments-info?category=inverse&limit=1000",)
+    kinds = BybitLinear.kinds
+    is_inverse = True
+
+    @classmethod
+    def instruments(cls, bodies: Sequence[bytes]) -> list[Instrument]:
+        return read_inverse(cls.name, bodies)
+
+    @classmethod
+    def instrument(cls, native: str) -> Instrument | None:
+        return name_inverse(cls.name, native)

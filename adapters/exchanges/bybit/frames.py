@@ -37,6 +37,15 @@ class Trade(msgspec.Struct):
     i: str
 
 
+class Liquidation(msgspec.Struct):
+    """``S`` is the side of the position, ``p`` its bankruptcy price."""
+
+    T: Millis
+    S: Literal["Buy", "Sell"]
+    v: str
+    p: str
+
+
 class TickerFields(msgspec.Struct):
     """A ticker's fields, ``None`` where the frame does not have them."""
 
@@ -62,6 +71,7 @@ class Outcome(msgspec.Struct):
 decode = msgspec.json.Decoder(Frame).decode
 decode_book = msgspec.json.Decoder(Book).decode
 decode_trades = msgspec.json.Decoder(list[Trade]).decode
+decode_liquidations = msgspec.json.Decoder(list[Liquidation]).decode
 decode_ticker = msgspec.json.Decoder(TickerFields).decode
 decode_outcome = msgspec.json.Decoder(Outcome).decode
 

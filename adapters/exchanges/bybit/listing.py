@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
 
 import msgspec
 
@@ -18,6 +19,9 @@ _QUOTES = (
 ).split()
 #: ``BTCUSDT-25DEC26`` settles in USDT, ``BTC-25DEC26`` in USDC.
 _DATED = re.compile(r"([A-Z0-9]+?)(USDT)?-([0-9]{1,2}[A-Z]{3}[0-9]{2})").fullmatch
+#: ``BTCUSD`` and, by the trade's letter of the month and the year, ``BTCUSDZ26``.
+_INVERSE = re.compile(r"([A-Z0-9]+?)USD(?:([FGHJKMNQUVXZ])([0-9]{2}))?").fullmatch
+_MONTHS = {letter: month for month, letter in enumerate("FGHJKMNQUVXZ", 1)}
 
 
 class _PriceFilter(msgspec.Struct):
@@ -36,6 +40,7 @@ class _Listed(msgspec.Struct, rename="camel"):
     quote_coin: str
     price_filter: _PriceFilter
     lot_size_filter: _LotFilter
+    settle_coin: str | None = None
     delivery_time: str = "0"
 
     @property
@@ -103,6 +108,30 @@ def read_linear(exchange: str, bodies: Sequence[bytes]) -> list[Instrument]:
     ]
 
 
+def read_inverse(exchange: str, bodies: Sequence[bytes]) -> list[Instrument]:
+    """Read ``instruments-info`` of inverse contracts.
+
+    Raises:
+        BadPayload: Something else.
+    """
+    return [
+        contract(
+            exchange,
+            one.symbol,
+            one.base_coin,
+            one.quote_coin,
+            settle=one.settle_coin or one.base_coin,
+            expiry=one.expiry,
+            inverse=True,
+            size_unit="quote",
+            price_step=one.price_filter.tick_size,
+            size_step=one.lot_size_filter.qty_step,
+            state=one.status.lower(),
+        )
+        for one in _read(exchange, bodies)
+    ]
+
+
 def name_spot(exchange: str, native: str) -> Instrument | None:
     """Name ``BTCUSDT`` by the quote assets we know; None for others."""
     quote = next((one for one in _QUOTES if native.endswith(one) and native != one), None)
@@ -121,3 +150,23 @@ def name_linear(exchange: str, native: str) -> Instrument | None:
         if native.endswith(ending) and native != ending:
             return contract(exchange, native, native.removesuffix(ending), quote)
     return None
+
+
+def name_inverse(exchange: str, native: str) -> Instrument | None:
+    """Name ``BTCUSD`` and ``BTCUSDZ26``, delivered on its month's last Friday; None for others."""
+    found = _INVERSE(native)
+    if found is None:
+        return None
+    base, letter, year = found.groups()
+    expiry = None
+    if letter:
+        month = f"20{year}{_MONTHS[letter]:02}"
+        days = (delivery(f"{month}{day}", "%Y%m%d") for day in range(31, 24, -1))
+        expiry = next(day for day in days if day is not None and _is_friday(day))
+    return contract(
+        exchange, native, base, "USD", settle=base, expiry=expiry, inverse=True, size_unit="quote"
+    )
+
+
+def _is_friday(micros: int) -> bool:
+    return datetime.fromtimestamp(micros // 1_000_000, UTC).weekday() == 4

@@ -1,4 +1,4 @@
-"""Bybit v5's side of its protocol, spot and linear, for the fake that serves a tape. Pure."""
+"""Bybit v5's side of its protocol, for the fake that serves a tape. Pure."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class _Book(BookStanding):
 
 
 class _Ticker(Standing):
-    """A linear ticker: its deltas name what has changed."""
+    """A contract's ticker: its deltas name what has changed."""
 
     def __init__(self) -> None:
         self._last: dict[str, Any] = {}
@@ -80,7 +80,7 @@ def _stream(topic: str) -> Stream | None:
 
 
 class BybitVenue(Venue):
-    """Spot. A tape may hold both markets: a connection's URL says which it is of."""
+    """Spot. A tape may hold several markets: a connection's URL says which it is of."""
 
     rules = Rules(frames=500, per_s=1.0, connects=500, connects_per_s=300.0)
 
@@ -169,3 +169,9 @@ class BybitLinearVenue(BybitVenue):
     """Linear perpetuals and futures."""
 
     category = "linear"
+
+
+class BybitInverseVenue(BybitVenue):
+    """Inverse perpetuals and futures."""
+
+    category = "inverse"
