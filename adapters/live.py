@@ -77,6 +77,7 @@ class LiveExchange:
                 url = await address(self._adapter, self._ws_url, rest) + selection.plans[0].path
             async with connect(
                 url,
+                additional_headers=self._adapter.ws_headers,
                 compression=None,
                 max_size=self._adapter.limits.max_frame_bytes,
                 close_timeout=1,
