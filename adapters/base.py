@@ -187,7 +187,7 @@ class Adapter(ABC):
         name: Ours, as in topics.
         ws_url, rest_url: Scheme and host, where ``Plan.path`` and ``Fetch.path`` go; an operator
             may point both elsewhere (``FEED_ENDPOINTS``).
-        ws_headers: Sent with each handshake, where the exchange asks for its data's form so.
+        headers: Sent with each handshake and each REST question, where they choose the data's form.
         listing_paths: REST paths whose bodies list the instruments.
         door_path: REST path that tells where to connect (``address``); None: ``ws_url`` is it.
         kinds: Every kind it can carry.
@@ -203,7 +203,7 @@ class Adapter(ABC):
     name: ClassVar[str]
     ws_url: ClassVar[str]
     rest_url: ClassVar[str]
-    ws_headers: ClassVar[Mapping[str, str]] = {}
+    headers: ClassVar[Mapping[str, str]] = {}
     listing_paths: ClassVar[tuple[str, ...]]
     door_path: ClassVar[str | None] = None
     kinds: ClassVar[frozenset[str]]

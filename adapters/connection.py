@@ -118,7 +118,7 @@ class Connection:
         log.debug("%s: connecting %s", self._runner.name, url)
         async with connect(
             url,
-            additional_headers=self._adapter.ws_headers,
+            additional_headers=self._adapter.headers,
             compression=None,
             max_size=self._runner.limits.max_frame_bytes,
             max_queue=QUEUE_FRAMES,

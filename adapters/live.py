@@ -73,11 +73,11 @@ class LiveExchange:
         offer = await self._look()
         selection = self._select(offer)
         if selection.plans:
-            async with Rest(self._rest_url) as rest:
+            async with Rest(self._rest_url, self._adapter.headers) as rest:
                 url = await address(self._adapter, self._ws_url, rest) + selection.plans[0].path
             async with connect(
                 url,
-                additional_headers=self._adapter.ws_headers,
+                additional_headers=self._adapter.headers,
                 compression=None,
                 max_size=self._adapter.limits.max_frame_bytes,
                 close_timeout=1,
@@ -132,7 +132,7 @@ class LiveExchange:
         Raises:
             FetchFailed, BadPayload: Its listing cannot be had.
         """
-        async with Rest(self._rest_url) as rest:
+        async with Rest(self._rest_url, self._adapter.headers) as rest:
             streams: frozenset[Stream] = frozenset()
             if self._context.settings.endpoint(self.name) is not None:
                 with suppress(FetchFailed):

@@ -90,7 +90,7 @@ async def record(
     recorder = Recorder(writer)
     try:
         bodies: list[bytes] = []
-        async with Rest(rest_url) as rest:
+        async with Rest(rest_url, adapter.headers) as rest:
             for path in adapter.listing_paths:
                 bodies.append(await rest.get(path))
                 recorder.answered(rest_url + path, now_us(), bodies[-1])

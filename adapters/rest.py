@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Mapping
 from types import TracebackType
 from urllib.parse import urlsplit
 
@@ -34,10 +35,15 @@ class FetchFailed(Exception):
 
 
 class Rest:
-    """Fetches bodies below one base URL. Use as a context manager."""
+    """Fetches bodies below one base URL. Use as a context manager.
 
-    def __init__(self, base_url: str) -> None:
+    Args:
+        headers: Of the exchange's own, sent with every question.
+    """
+
+    def __init__(self, base_url: str, headers: Mapping[str, str]) -> None:
         self._base_url = base_url.rstrip("/")
+        self._headers = {"User-Agent": "pricefeed", **headers}
         self._slots = asyncio.Semaphore(AT_ONCE)
         self._client: httpx2.AsyncClient | None = None
 
@@ -47,7 +53,7 @@ class Rest:
             timeout=TIMEOUT_S,
             trust_env=not is_local(self._base_url),
             follow_redirects=True,
-            headers={"User-Agent": "pricefeed"},
+            headers=self._headers,
         )
         return self
 

@@ -102,7 +102,7 @@ class Runner:
         self.kinds = selection.kinds
         self.ws_url = ws_url
         self.rest_url = rest_url
-        self.rest = Rest(rest_url)
+        self.rest = Rest(rest_url, adapter.headers)
         self.sink = sink
         self.board = board
         self.counters = counters or Counters()

@@ -8,12 +8,14 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Sequence
+from http import HTTPStatus
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 from websockets.asyncio.server import ServerConnection, serve
+from websockets.http11 import Request, Response
 
 from adapters.base import (
     Adapter,
@@ -33,6 +35,7 @@ from adapters.exchanges.gateio.gate import KNOWN_TRADES, SYMBOLS_PER_REQUEST, UP
 from adapters.exchanges.gateio.venue import GateIoFuturesVenue, GateIoVenue
 from adapters.registry import REGISTRY
 from adapters.replay import FakeExchange
+from adapters.rest import Rest
 from feed.errors import BadPayload
 from feed.models import Book, Derivative, Gap, Quote, Ticker, Trade
 from tests.adapters import broken
@@ -389,20 +392,28 @@ def test_bare_numbers_keep_their_digits() -> None:
 
 
 @names
-async def test_decimal_sizes_are_asked_for_in_the_handshake_of_futures_alone(name: str) -> None:
-    asked: asyncio.Future[str | None] = asyncio.get_running_loop().create_future()
+async def test_decimal_sizes_are_asked_for_of_futures_in_handshakes_and_over_rest(
+    name: str,
+) -> None:
+    asked: asyncio.Queue[str | None] = asyncio.Queue()
 
-    async def meet(socket: ServerConnection) -> None:
-        assert socket.request is not None
-        if not asked.done():
-            asked.set_result(socket.request.headers.get("X-Gate-Size-Decimal"))
+    def meet(socket: ServerConnection, request: Request) -> Response | None:
+        asked.put_nowait(request.headers.get("X-Gate-Size-Decimal"))
+        is_handshake = "Upgrade" in request.headers
+        return None if is_handshake else socket.respond(HTTPStatus.OK, "[]")
+
+    async def serves(socket: ServerConnection) -> None:
         await socket.wait_closed()
 
-    async with serve(meet, "127.0.0.1", 0) as server:
-        port = next(iter(server.sockets)).getsockname()[1]
-        fake = cast(FakeExchange, SimpleNamespace(url=f"http://127.0.0.1:{port}"))
-        async with broken.running(name, fake), asyncio.timeout(30):
-            assert await asked == {"gateio": None, "gateio-futures": "1"}[name]
+    expected = {"gateio": None, "gateio-futures": "1"}[name]
+    async with serve(serves, "127.0.0.1", 0, process_request=meet) as server:
+        url = f"http://127.0.0.1:{next(iter(server.sockets)).getsockname()[1]}"
+        async with asyncio.timeout(30):
+            async with broken.running(name, cast(FakeExchange, SimpleNamespace(url=url))):
+                assert await asked.get() == expected
+            async with Rest(url, REGISTRY[name].load_adapter().headers) as rest:
+                assert await rest.get("/api/v4/any") == b"[]"
+        assert asked.get_nowait() == expected
 
 
 def test_an_empty_side_has_no_price() -> None:

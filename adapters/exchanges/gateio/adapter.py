@@ -129,8 +129,9 @@ class GateIoFutures(Gate):
     name = "gateio-futures"
     market = "futures"
     ws_url = "wss://fx-ws.gateio.ws"
-    #: Else sizes come as whole numbers: what is left of 1.7 contracts is 1, of 0.7 nothing.
-    ws_headers = {"X-Gate-Size-Decimal": "1"}
+    #: Else sizes come as whole numbers: what is left of 1.7 contracts is 1, of 0.7 nothing; and
+    #: the listing does not say which contracts can be divided.
+    headers = {"X-Gate-Size-Decimal": "1"}
     path = "/v4/ws/usdt"
     listing_paths = ("/api/v4/futures/usdt/contracts",)
     kinds = frozenset({"book", "depth", "quote", "trade", "ticker", "derivative"})
