@@ -9,20 +9,21 @@ from typing import Any, TypeVar
 
 from adapters import tape
 from adapters.base import Fetch, Output, Plan, Stream, TapeLine
-from adapters.exchanges.binance.adapter import Binance, BinanceUsdm
-from adapters.exchanges.binance.venue import BinanceUsdmVenue, BinanceVenue
+from adapters.exchanges.binance.adapter import Binance, BinanceCoinm, BinanceUs, BinanceUsdm
+from adapters.exchanges.binance.venue import BinanceVenue
 
 PAYLOADS = Path(__file__).parents[1] / "payloads"
 SPOT = PAYLOADS / "binance"
 USDM = PAYLOADS / "binance-usdm"
+COINM = PAYLOADS / "binance-coinm"
+US = PAYLOADS / "binance-us"
 
 T = TypeVar("T")
-AnyBinance = type[Binance] | type[BinanceUsdm]
+Reader = Binance | BinanceUs | BinanceUsdm | BinanceCoinm
+AnyBinance = type[Reader]
 
 
-def adapter(
-    cls: AnyBinance, streams: Collection[Stream], kinds: Collection[str] = ()
-) -> Binance | BinanceUsdm:
+def adapter(cls: AnyBinance, streams: Collection[Stream], kinds: Collection[str] = ()) -> Reader:
     """Return an adapter for one connection that carries all these streams."""
     instruments = {}
     for native in {stream.native for stream in streams}:
@@ -32,7 +33,7 @@ def adapter(
     return cls(Plan("/stream", tuple(streams), instruments), kinds or cls.kinds)
 
 
-def one(cls: AnyBinance, *channels: str, native: str = "BTCUSDT") -> Binance | BinanceUsdm:
+def one(cls: AnyBinance, *channels: str, native: str = "BTCUSDT") -> Reader:
     return adapter(cls, [Stream(channel, native) for channel in channels])
 
 
@@ -41,7 +42,7 @@ class Tape:
 
     def __init__(self, cls: AnyBinance, path: Path) -> None:
         lines = list(tape.read(path))
-        venue = BinanceUsdmVenue() if cls is BinanceUsdm else BinanceVenue()
+        venue = BinanceVenue()  # the markets differ in their limits and farewells alone
         for line in lines:
             venue.scan(line)
         received = [line for line in lines if line.dir == "in"]
@@ -55,7 +56,7 @@ class Tape:
             venue.rest_key_of(line) or "": tape.body(line) for line in lines if line.dir == "rest"
         }
 
-    def adapter(self) -> Binance | BinanceUsdm:
+    def adapter(self) -> Reader:
         return adapter(self.cls, self.streams)
 
     def rest(self) -> Callable[[Fetch], bytes | None]:

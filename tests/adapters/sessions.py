@@ -245,8 +245,9 @@ def spoiled(frame: bytes) -> list[bytes]:
         return bad
     for key in PRICE_KEYS:
         before, found, rest = text.partition(key)
-        # Of the last trade before we came only the id is read; an empty last price says none.
-        if not found or "last_match" in before:
+        # Of the last trade before we came only the id is read, and not by how much a ticker's
+        # price has changed; an empty last price says none.
+        if not found or "last_match" in before or "24hrTicker" in before:
             continue
         price = rest[: min(rest.index(end) for end in ",]}" if end in rest)]
         is_optional = key == '"lastPrice":'

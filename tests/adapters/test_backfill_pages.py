@@ -8,7 +8,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from adapters.base import Adapter, Fetch, Mark, Page, Stream
-from adapters.exchanges.binance.adapter import Binance, BinanceUsdm
+from adapters.exchanges.binance.adapter import Binance, BinanceCoinm, BinanceUs, BinanceUsdm
 from adapters.exchanges.bybit.adapter import Bybit
 from adapters.exchanges.coinbase.adapter import Coinbase
 from adapters.exchanges.kraken.adapter import Kraken
@@ -114,6 +114,8 @@ def test_a_number_without_a_trade_is_kept_as_a_number() -> None:
         (Binance, "trade", "BTCUSDT", "/api/v3/historicalTrades", {"fromId": "7"}),
         (Binance, "aggTrade", "BTCUSDT", "/api/v3/aggTrades", {"fromId": "7"}),
         (BinanceUsdm, "aggTrade", "BTCUSDT", "/fapi/v1/aggTrades", {"fromId": "7"}),
+        (BinanceCoinm, "aggTrade", "BTCUSD_PERP", "/dapi/v1/aggTrades", {"fromId": "7"}),
+        (BinanceUs, "aggTrade", "BTCUSDT", "/api/v3/aggTrades", {"fromId": "7"}),
         # Pages end before ``after``: this one is 7 to 1006.
         (Coinbase, "matches", "BTC-USD", "/products/BTC-USD/trades", {"after": "1007"}),
         (
@@ -136,7 +138,9 @@ def test_what_follows_the_last_trade_is_asked_for(
 
 
 @pytest.mark.parametrize(
-    ("cls", "channel"), [(BinanceUsdm, "trade"), (Bybit, "publicTrade")], ids=["usdm", "bybit"]
+    ("cls", "channel"),
+    [(BinanceUsdm, "trade"), (BinanceUs, "trade"), (Bybit, "publicTrade")],
+    ids=["usdm", "us", "bybit"],
 )
 def test_where_the_exchange_asks_for_a_key_or_has_no_pages_nothing_is_fetched(
     cls: type[Adapter], channel: str

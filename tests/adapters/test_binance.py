@@ -10,16 +10,28 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from adapters.base import Fetch, Health, Leave, Output, Plan, Refused, Send, Stream
-from adapters.exchanges.binance.adapter import Binance, BinanceUsdm
+from adapters import registry
+from adapters.base import Fetch, Health, Leave, Output, Plan, Refused, Send, Stream, TapeLine
+from adapters.exchanges.binance.adapter import Binance, BinanceCoinm, BinanceUs, BinanceUsdm
 from adapters.exchanges.binance.book import MAX_HELD
 from adapters.exchanges.binance.venue import BinanceUsdmVenue, BinanceVenue
 from feed.errors import BadPayload
-from feed.models import Book, Depth, Derivative, Gap, Instrument, Quote, Ticker, Trade
+from feed.models import (
+    Book,
+    Depth,
+    Derivative,
+    Gap,
+    Instrument,
+    Liquidation,
+    Quote,
+    Ticker,
+    Trade,
+)
 from tests.adapters.binance_kit import (
     SPOT,
     USDM,
     AnyBinance,
+    Reader,
     Tape,
     adapter,
     answer,
@@ -50,7 +62,7 @@ def bid(price: int, size: str = "1") -> list[str]:
     return [f"{price}.00", size]
 
 
-def feed(reader: Binance | BinanceUsdm, *frames: bytes) -> list[Output]:
+def feed(reader: Reader, *frames: bytes) -> list[Output]:
     return [output for frame in frames for output in reader.parse(frame, 1)]
 
 
@@ -108,7 +120,7 @@ def test_a_futures_snapshot_joins_within_an_update_or_at_its_predecessor(
     assert only(Fetch, outputs) == ([] if joins else [USDM_FETCH])
 
 
-def joined(cls: AnyBinance = Binance) -> Binance | BinanceUsdm:
+def joined(cls: AnyBinance = Binance) -> Reader:
     """Return an adapter whose book ends at update 12."""
     reader = one(cls, "depth@100ms")
     feed(reader, update(10, 12, previous=9, bids=[bid(10)]))
@@ -319,6 +331,67 @@ def test_marks_carry_the_funding_where_there_is_one(
     ]
 
 
+def test_a_trade_that_was_not_on_the_book_is_counted_but_is_no_trade() -> None:
+    reader = one(BinanceUsdm, "trade")
+    assert len(feed(reader, trade(7, X="MARKET"))) == 1
+    assert feed(reader, trade(8, X="ADL"), trade(9, X="INSURANCE_FUND")) == []
+    assert len(feed(reader, trade(10, X="MARKET"))) == 1
+
+
+ORDER = {
+    "s": "BTCUSDT",
+    "S": "SELL",
+    "o": "LIMIT",
+    "f": "IOC",
+    "q": "0.0140",
+    "p": "9910.00",
+    "ap": "9912.5",
+    "X": "FILLED",
+    "l": "0.001",
+    "z": "0.014",
+    "T": 8,
+}
+LIQUIDATION = Liquidation(
+    "liquidation.binance-usdm.BTC-USDT-PERP", 0, 8000, 1, 0, None, "9910.00", "0.0140", "sell"
+)
+
+
+def test_a_forced_order_has_its_own_side_price_and_size() -> None:
+    frame = wrapped("btcusdt@forceOrder", e="forceOrder", E=9, o=ORDER)
+    reader = one(BinanceUsdm, "forceOrder")
+    assert feed(reader, frame) == [LIQUIDATION]
+    (bought,) = feed(
+        reader, wrapped("btcusdt@forceOrder", e="forceOrder", E=9, o={**ORDER, "S": "BUY"})
+    )
+    assert isinstance(bought, Liquidation) and bought.side == "buy"
+    for bad in ({"S": "HOLD"}, {"s": "ETHUSDT"}, {"p": "-1"}, {"T": -1}):
+        with pytest.raises(BadPayload):
+            feed(reader, wrapped("btcusdt@forceOrder", e="forceOrder", o={**ORDER, **bad}))
+
+
+def test_a_bare_forced_order_has_its_symbol_inside() -> None:
+    bare = json.dumps({"e": "forceOrder", "E": 9, "o": ORDER})
+    assert feed(one(BinanceUsdm, "forceOrder"), bare.encode()) == [LIQUIDATION]
+    assert BinanceUsdmVenue().stream_of(line(bare)) == Stream("forceOrder", "BTCUSDT")
+    for other in ("[]", "5", '"BTCUSDT"', "null", '{"s":5}'):
+        with pytest.raises(BadPayload):
+            feed(one(BinanceUsdm, "trade"), b'{"e":"forceOrder","o":%b}' % other.encode())
+
+
+def test_the_forced_orders_of_all_symbols_are_left_out() -> None:
+    frame = wrapped("!forceOrder@arr", e="forceOrder", E=9, o=ORDER)
+    assert feed(one(BinanceUsdm, "forceOrder"), frame) == []
+
+
+def test_an_inverse_ticker_counts_contracts_and_says_nothing_of_the_turnover() -> None:
+    fields = {"c": "5", "o": "1", "h": "6", "l": "0.5", "v": "10", "q": "0.4"}
+    frame = wrapped("btcusd_perp@ticker", e="24hrTicker", E=9, s="BTCUSD_PERP", **fields)
+    assert feed(one(BinanceCoinm, "ticker", native="BTCUSD_PERP"), frame) == [
+        Ticker("ticker.binance-coinm.BTC-USD:BTC-PERP", 0, 9000, 1, 0,
+               "5", "1", "6", "0.5", "10", None, None, None)
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize(
     "frame",
     [
@@ -456,6 +529,14 @@ def test_a_futures_update_without_its_predecessor_is_refused() -> None:
         feed(one(BinanceUsdm, "depth@100ms"), frame)
 
 
+def test_the_first_update_of_a_new_contract_has_no_predecessor() -> None:
+    reader = one(BinanceUsdm, "depth@100ms")
+    assert feed(reader, update(7, 7, previous=-1, bids=[bid(7)])) == [USDM_FETCH]
+    back = list(reader.fetched("depth:BTCUSDT", answer(7, [bid(7)], []), 2))
+    assert booked(back) == [(True, [("7.00", "1")])]
+    assert booked(feed(reader, update(9, 9, previous=7, bids=[bid(9)])))
+
+
 def test_a_time_far_ahead_does_not_stop_the_depth_events() -> None:
     reader = one(Binance, "trade", "depth@100ms")
     feed(reader, update(1, 1, at=1_000_000))
@@ -513,12 +594,12 @@ def test_mutated_frames_give_events_or_bad_payload_and_nothing_else(
 def test_live_streams_are_those_of_the_kinds_asked_for() -> None:
     spot, future = Binance.instrument("BTCUSDT"), BinanceUsdm.instrument("BTCUSDT")
     assert spot is not None and future is not None
-    kinds = {"trade", "quote", "book", "depth", "ticker", "derivative"}
+    kinds = {"trade", "quote", "book", "depth", "ticker", "derivative", "liquidation"}
     assert {s.channel for s in Binance.streams(spot, kinds)} == {
         "trade", "bookTicker", "depth@100ms", "ticker",
     }  # fmt: skip
     assert {s.channel for s in BinanceUsdm.streams(future, kinds)} == {
-        "aggTrade", "bookTicker", "depth@100ms", "ticker", "markPrice@1s",
+        "aggTrade", "bookTicker", "depth@100ms", "ticker", "markPrice@1s", "forceOrder",
     }  # fmt: skip
     assert Binance.streams(spot, {"depth"}) == [Stream("depth@100ms", "BTCUSDT")]
 
@@ -534,8 +615,17 @@ def test_futures_streams_go_where_the_exchange_serves_them() -> None:
     plans = BinanceUsdm.plan(streams, instruments)
     assert {plan.path for plan in plans} == {
         "/public/stream?streams=btcusdt@depth@100ms/btcusdt@bookTicker",
-        "/market/stream?streams=btcusdt@markPrice@1s/btcusdt@ticker/btcusdt@aggTrade",
+        "/market/stream?streams=btcusdt@markPrice@1s/btcusdt@forceOrder/btcusdt@ticker"
+        "/btcusdt@aggTrade",
     }
+
+
+def test_coin_m_streams_all_go_one_way() -> None:
+    instruments = named(BinanceCoinm, "BTCUSD_PERP")
+    streams = BinanceCoinm.streams(instruments["BTCUSD_PERP"], BinanceCoinm.kinds)
+    (plan,) = BinanceCoinm.plan(streams, instruments)
+    assert plan.path.startswith("/stream?streams=btcusd_perp@depth@100ms/")
+    assert len(plan.streams) == 6
 
 
 def test_a_plan_has_every_stream_once_and_no_connection_too_many() -> None:
@@ -626,6 +716,65 @@ def test_the_futures_listing_is_read_whole() -> None:
     # The symbol alone says the same: delivery is at 08:00 UTC.
     alone = BinanceUsdm.instrument("BTCUSDT_260327")
     assert alone is not None and alone.expiry == dated.expiry and alone.symbol == dated.symbol
+
+
+COINM_LISTING = b"""{"symbols":[
+ {"symbol":"BTCUSD_PERP","pair":"BTCUSD","contractType":"PERPETUAL","deliveryDate":4133404800000,
+  "contractStatus":"TRADING","contractSize":100,"marginAsset":"BTC","baseAsset":"BTC",
+  "quoteAsset":"USD","filters":[{"filterType":"PRICE_FILTER","tickSize":"0.1"},
+  {"filterType":"LOT_SIZE","stepSize":"1"}]},
+ {"symbol":"BNBUSD_260327","pair":"BNBUSD","contractType":"CURRENT_QUARTER",
+  "deliveryDate":1774598400000,"contractStatus":"PENDING_TRADING","contractSize":10,
+  "marginAsset":"BNB","baseAsset":"BNB","quoteAsset":"USD","filters":[]}]}"""
+
+
+def test_the_listing_of_inverse_contracts_is_read_whole() -> None:
+    perpetual, dated = BinanceCoinm.instruments([COINM_LISTING])
+    assert perpetual == Instrument(
+        exchange="binance-coinm",
+        symbol="BTC-USD:BTC-PERP",
+        native="BTCUSD_PERP",
+        type="perpetual",
+        base="BTC",
+        quote="USD",
+        settle="BTC",
+        inverse=True,
+        size_unit="contract",
+        contract_size="100",
+        contract_currency="USD",
+        price_step="0.1",
+        size_step="1",
+    )
+    assert (dated.symbol, dated.type) == ("BNB-USD:BNB-20260327", "future")
+    assert (dated.contract_size, dated.expiry) == ("10", 1774598400000000)
+    assert dated.state == "pending_trading"
+
+
+@pytest.mark.parametrize(
+    "listed", BinanceCoinm.instruments([COINM_LISTING]), ids=lambda i: i.native
+)
+def test_an_inverse_symbol_alone_says_what_the_listing_says(listed: Instrument) -> None:
+    alone = BinanceCoinm.instrument(listed.native)
+    assert alone is not None
+    assert (alone.symbol, alone.expiry, alone.contract_size) == (
+        listed.symbol,
+        listed.expiry,
+        listed.contract_size,
+    )
+    assert (alone.inverse, alone.size_unit, alone.settle) == (True, "contract", listed.base)
+
+
+@pytest.mark.parametrize(
+    "native", ["BTCUSDT", "BTCUSD", "USD_PERP", "BTCUSD_269999", "BTCUSDT_260327"]
+)
+def test_what_is_no_inverse_contract_has_no_name_there(native: str) -> None:
+    assert BinanceCoinm.instrument(native) is None
+
+
+def test_binance_us_asks_for_the_trades_whose_past_is_given_without_a_key() -> None:
+    instrument = BinanceUs.instrument("BTCUSD")
+    assert instrument is not None and instrument.symbol == "BTC-USD"
+    assert BinanceUs.streams(instrument, {"trade"}) == [Stream("aggTrade", "BTCUSD")]
 
 
 @pytest.mark.parametrize("body", [b"", b"{}", b'{"symbols":[{"symbol":1}]}', b"[" * 100_000])
@@ -726,3 +875,35 @@ def test_an_exchange_clock_that_is_wrong_orders_nothing() -> None:
     assert [(one_.id, one_.ts) for one_ in passed] == [
         (str(n), at * 1_000) for n, at in enumerate(times, 1)
     ]
+
+
+@pytest.mark.parametrize(
+    ("raw", "owner"),
+    [
+        ('{"stream":"btcusd_perp@depth@0ms","data":{"e":"depthUpdate","pu":1}}', "binance-coinm"),
+        ('{"stream":"bnbusd_260327@aggTrade","data":{"s":"BNBUSD_260327"}}', "binance-coinm"),
+        ('{"e":"forceOrder","o":{"s":"ETHUSD_PERP"}}', "binance-coinm"),
+        ('{"stream":"btcusdt_260327@depth","data":{"e":"depthUpdate","pu":1}}', "binance-usdm"),
+        ('{"stream":"btcbusd_210129@depth","data":{"e":"depthUpdate","pu":1}}', "binance-usdm"),
+        ('{"stream":"btcusdt@bookTicker","data":{"e":"bookTicker","u":1}}', "binance-usdm"),
+        ('{"stream":"btcusdt@trade","data":{"e":"trade","t":1}}', "binance"),
+    ],
+)
+def test_a_tape_without_urls_is_told_by_its_frames(raw: str, owner: str) -> None:
+    assert registry.exchanges_of([TapeLine(dir="rest", raw="{}"), line(raw)]) == [owner]
+
+
+@pytest.mark.parametrize(
+    ("url", "owner"),
+    [
+        ("wss://dstream.binance.com/stream?streams=btcusd_perp@trade", "binance-coinm"),
+        ("https://dapi.binance.com/dapi/v1/depth?symbol=BTCUSD_PERP", "binance-coinm"),
+        ("wss://stream.binance.us:9443/stream?streams=btcusdt@trade", "binance-us"),
+        ("https://api.binance.us/api/v3/depth?symbol=BTCUSDT", "binance-us"),
+        ("https://api.binance.com/api/v3/depth?symbol=BTCUSDT", "binance"),
+        ("/api/v3/depth?symbol=BTCUSDT", "binance"),
+        ("https://fapi.binance.com/fapi/v1/depth?symbol=BTCUSDT", "binance-usdm"),
+    ],
+)
+def test_a_tape_with_urls_is_told_by_them(url: str, owner: str) -> None:
+    assert registry.exchanges_of([TapeLine(dir="rest", url=url, raw="{}")]) == [owner]

@@ -12,9 +12,26 @@ import pytest
 from msgspec.structs import replace
 
 from adapters.base import Checkpoint, Health, Stream
-from adapters.exchanges.binance.adapter import CHANNELS, Binance, BinanceUsdm
-from feed.models import Book, Depth, Gap, Level, Quote, Trade
-from tests.adapters.binance_kit import SPOT, USDM, AnyBinance, Tape, adapter, answer, only
+from adapters.exchanges.binance.adapter import (
+    CHANNELS,
+    Binance,
+    BinanceCoinm,
+    BinanceUs,
+    BinanceUsdm,
+)
+from feed.models import Book, Depth, Gap, Level, Liquidation, Quote, Trade
+from tests.adapters.binance_kit import (
+    COINM,
+    SPOT,
+    US,
+    USDM,
+    AnyBinance,
+    Reader,
+    Tape,
+    adapter,
+    answer,
+    only,
+)
 from tests.adapters.tapes import CAPTURES, Run, captures, run
 
 BUNDLED_SPOT = [SPOT / "session.jsonl", SPOT / "trades.jsonl"]
@@ -22,9 +39,16 @@ BUNDLED_USDM = [USDM / "session.jsonl", USDM / "trades.jsonl"]
 RECORDINGS = [
     *(pytest.param(Binance, path, id=f"spot-{path.name}") for path in BUNDLED_SPOT),
     *(pytest.param(BinanceUsdm, path, id=f"usdm-{path.name}") for path in BUNDLED_USDM),
+    pytest.param(BinanceCoinm, COINM / "session.jsonl", id="coinm-session.jsonl"),
+    pytest.param(BinanceUs, US / "session.jsonl", id="us-session.jsonl"),
     *(
         pytest.param(cls, *found.values, id=found.id, marks=found.marks)
-        for cls, exchange in ((Binance, "binance-spot"), (BinanceUsdm, "binance-usdm"))
+        for cls, exchange in (
+            (Binance, "binance-spot"),
+            (BinanceUsdm, "binance-usdm"),
+            (BinanceCoinm, "binance-coinm"),
+            (BinanceUs, "binance-us"),
+        )
         for found in captures(exchange)
     ),
 ]
@@ -155,11 +179,13 @@ def test_what_is_published_does_not_depend_on_when_the_snapshot_comes(
     ("cls", "path"),
     [
         pytest.param(cls, path, id=f"{cls.name}-{path.parent.name}")
-        for cls, bundled, found in (
-            (Binance, SPOT, "binance-spot"),
-            (BinanceUsdm, USDM, "binance-usdm"),
+        for cls, path in (
+            (Binance, SPOT / "samples.jsonl"),
+            (BinanceUsdm, USDM / "samples.jsonl"),
+            (Binance, CAPTURES / "binance-spot" / "samples.jsonl"),
+            (BinanceUsdm, CAPTURES / "binance-usdm" / "samples.jsonl"),
+            (BinanceCoinm, CAPTURES / "binance-coinm" / "samples.jsonl"),
         )
-        for path in (bundled / "samples.jsonl", CAPTURES / found / "samples.jsonl")
     ],
 )
 def test_sample_messages_are_read(cls: AnyBinance, path: Path) -> None:
@@ -171,18 +197,29 @@ def test_sample_messages_are_read(cls: AnyBinance, path: Path) -> None:
         if sample["dir"] != "in" or "lastUpdateId" in frame:
             continue
         data = frame.get("data", frame)
-        if not isinstance(data, dict) or "s" not in data or frame.get("stream", "").startswith("!"):
-            reader = adapter(cls, [Stream("trade", "BTCUSDT")])
+        native = native_of(data)
+        # A name of no instrument is that of a pair: COIN-M has candles of one.
+        if cls.instrument(native) is None or frame.get("stream", "").startswith("!"):
+            other = "BTCUSD_PERP" if cls is BinanceCoinm else "BTCUSDT"
+            reader = adapter(cls, [Stream("trade", other)])
             assert list(reader.parse(sample["raw"].encode(), 1)) == []
             continue
         # The names of streams are invented (btcusdt@trade holds a trade of BNBBTC): the bare
         # payload says whose it is.
         kind: str = data.get("e", "bookTicker")
         partial = "depth5" in frame.get("stream", "")
-        reader = adapter(cls, [Stream(CHANNELS.get(kind, kind), data["s"])])
+        reader = adapter(cls, [Stream(CHANNELS.get(kind, kind), native)])
         outputs = list(reader.parse(json.dumps(data).encode(), 1))
         names = {"kline", "24hrMiniTicker", "1hTicker", "compositeIndex", "contractInfo"}
         assert partial or (kind in names) == (outputs == []), sample["raw"]
+
+
+def native_of(data: Any) -> str:
+    """Return the symbol of a payload; empty where it names none."""
+    if not isinstance(data, dict):
+        return ""
+    inner = data["o"] if data.get("e") == "forceOrder" else data
+    return str(inner.get("s", ""))
 
 
 def agrees(text: str | None, value: float | None) -> bool:
@@ -194,7 +231,9 @@ DIFFERENT = {
     '"stream":"!bookTicker"': "one stream of all symbols, which we do not subscribe to",
     "@kline": "candles are made from trades",
     "TICKER_ALL": "an option, of another exchange",
-    "@forceOrder": "a sample of the liquidations, left out on purpose",
+    "TRADE_ALL": "options, of another exchange",
+    "etcusdt@trade": "of USD-M, among the pairs of COIN-M; read as such below",
+    "@depth5": "the best levels alone; depth is made from the book",
     "@depth20": "the best levels alone; depth is made from the book",
     "openInterest": "by REST only; not polled",
 }
@@ -214,7 +253,12 @@ def pairs(exchange: str, cls: AnyBinance) -> list[object]:
 
 
 @pytest.mark.parametrize(
-    ("cls", "pair"), [*pairs("binance-spot", Binance), *pairs("binance-usdm", BinanceUsdm)]
+    ("cls", "pair"),
+    [
+        *pairs("binance-spot", Binance),
+        *pairs("binance-usdm", BinanceUsdm),
+        *pairs("binance-coinm", BinanceCoinm),
+    ],
 )
 def test_pairs_of_other_projects_agree(cls: AnyBinance, pair: dict[str, Any]) -> None:
     frame = json.loads(pair["raw"])
@@ -222,7 +266,7 @@ def test_pairs_of_other_projects_agree(cls: AnyBinance, pair: dict[str, Any]) ->
         check_snapshot(cls, frame.get("data", frame), pair)
         return
     data, channel = frame["data"], frame["stream"].partition("@")[2]
-    reader = adapter(cls, [Stream(channel, data["s"])])
+    reader = adapter(cls, [Stream(channel, native_of(data))])
     if channel.startswith("depth"):
         check_update(reader, data, pair)
         return
@@ -239,7 +283,7 @@ def test_pairs_of_other_projects_agree(cls: AnyBinance, pair: dict[str, Any]) ->
         check_assert(event, name, value, data)
 
 
-def raise_cause(reader: Binance | BinanceUsdm, raw: str) -> None:
+def raise_cause(reader: Reader, raw: str) -> None:
     from feed.errors import BadPayload
 
     try:
@@ -268,6 +312,11 @@ def check_tardis(event: Any, expected: dict[str, Any]) -> None:
             assert agrees(event.ask, expected["askPrice"]) and agrees(
                 event.ask_size, expected["askAmount"]
             )
+        case "liquidation":
+            assert isinstance(event, Liquidation)
+            assert (event.id, event.side) == (expected["id"], expected["side"])
+            assert agrees(event.price, expected["price"]) and agrees(event.size, expected["amount"])
+            assert event.ts == micros(expected["timestamp"])
         case "derivative_ticker" if event.topic.startswith("derivative."):
             assert agrees(event.mark, expected["markPrice"])
             assert agrees(event.index, expected["indexPrice"])
@@ -289,21 +338,25 @@ def check_assert(event: Any, name: str, value: Any, data: dict[str, Any]) -> Non
             assert event.ts == (data["T"] if "m" in data else value) * 1000
         case "trade.side":
             assert event.side == value
-        case "trade.quantity_base":
+        case "trade.quantity_base" if not event.topic.startswith("trade.binance-coinm."):
             assert agrees(event.size, value)
         case "funding_rates[0].funding_rate":
             assert agrees(event.funding_rate, value)
         case "funding_rates[0].funding_time":
             assert event.funding_time == value * 1000
+        case "trade.quantity_contract" if event.topic.startswith("trade.binance-coinm."):
+            assert agrees(event.size, value)
         case "symbol":
             assert data["s"] == value
         case _:  # turnover and contracts, which we do not work out, and counts of their lists
             assert "quantity" in name or "len" in name or "pair" in name or "timestamp" in name
 
 
-def check_update(reader: Binance | BinanceUsdm, data: dict[str, Any], pair: dict[str, Any]) -> None:
+def check_update(reader: Reader, data: dict[str, Any], pair: dict[str, Any]) -> None:
     """Join the update to a made snapshot of other sizes, so that all of it is news."""
-    before = data["U"] - 1 if isinstance(reader, Binance) else data["U"]
+    before = data["U"] - 1
+    if not isinstance(reader, Binance):  # within it, or, of a single id, at its predecessor
+        before = data["U"] if data["U"] < data["u"] else data["pu"]
     sides = [[[price, "987"] for price, _ in data[side]] for side in "ba"]
     frame = {"stream": f"{data['s'].lower()}@depth", "data": data}
     reader.parse(json.dumps(frame).encode(), 1)
@@ -319,12 +372,13 @@ def check_update(reader: Binance | BinanceUsdm, data: dict[str, Any], pair: dict
 
 def check_snapshot(cls: AnyBinance, data: dict[str, Any], pair: dict[str, Any]) -> None:
     """Join the snapshot to an update that ends with it; then it is the book."""
-    reader = adapter(cls, [Stream("depth", "BTCUSDT")])
+    native = data.get("symbol", "BTCUSDT")
+    reader = adapter(cls, [Stream("depth", native)])
     last = data["lastUpdateId"]
-    update = {"e": "depthUpdate", "E": 5, "s": "BTCUSDT", "U": last, "u": last, "pu": 1}
-    frame = {"stream": "btcusdt@depth", "data": {**update, "b": [], "a": []}}
+    update = {"e": "depthUpdate", "E": 5, "s": native, "U": last, "u": last, "pu": 1}
+    frame = {"stream": f"{native.lower()}@depth", "data": {**update, "b": [], "a": []}}
     reader.parse(json.dumps(frame).encode(), 1)
-    outputs = list(reader.fetched("depth:BTCUSDT", json.dumps(data).encode(), 2))
+    outputs = list(reader.fetched(f"depth:{native}", json.dumps(data).encode(), 2))
     (book,) = only(Book, outputs)
     assert book.snapshot
     assert [list(level) for level in book.bids] == data["bids"]
@@ -332,10 +386,11 @@ def check_snapshot(cls: AnyBinance, data: dict[str, Any], pair: dict[str, Any]) 
     if pair["schema"] == "tardis":
         return  # theirs has the update before it applied: see the test below
     for name, value in pair["expected"]["asserts"].items():
-        if name.endswith(".price") or name.endswith(".quantity_base"):
+        size = "contract" if cls is BinanceCoinm else "base"
+        if name.endswith(".price") or name.endswith(f".quantity_{size}"):
             side = book.bids if "bids" in name else book.asks
             number = int(name.partition("[")[2].partition("]")[0])
-            assert agrees(side[number][name.endswith("base")], value)
+            assert agrees(side[number][name.endswith(size)], value)
         elif name in ("timestamp", "orderbook.timestamp"):
             assert book.ts == value * 1000
 

@@ -1,6 +1,7 @@
-"""Binance spot and USD-M futures: combined market streams. Pure.
+"""Binance spot, USD-M and COIN-M futures, and Binance.US: combined market streams. Pure.
 
-Source: binance/binance-spot-api-docs; developers.binance.com for the futures and their routed URLs.
+Source: binance/binance-spot-api-docs; developers.binance.com for the futures and the routed URLs
+of USD-M (COIN-M has one path); docs.binance.us.
 """
 
 from __future__ import annotations
@@ -16,8 +17,15 @@ from adapters.base import Adapter, Fetch, Leave, Limits, Mark, Output, Plan, Ref
 from adapters.book import BookFeed, DepthPacer
 from adapters.exchanges.binance import backfill
 from adapters.exchanges.binance.book import WINDOW, DiffBook
-from adapters.exchanges.binance.listing import name_future, name_spot, read_futures, read_spot
-from adapters.exchanges.binance.streams import TAKERS, Take, fills
+from adapters.exchanges.binance.listing import (
+    name_future,
+    name_inverse,
+    name_spot,
+    read_futures,
+    read_inverse,
+    read_spot,
+)
+from adapters.exchanges.binance.streams import INVERSE_TAKERS, TAKERS, Take, Taker, fills, owner_of
 from adapters.trade_ids import TradeIds, marks
 from feed.errors import BadPayload
 from feed.models import Instrument
@@ -30,6 +38,7 @@ FEEDS = {
     "depth": ("book", "depth"),
     "ticker": ("ticker",),
     "markPrice": ("derivative",),
+    "forceOrder": ("liquidation",),
 }
 #: Of payloads without the combined wrapper: ``e`` -> channel.
 CHANNELS = {
@@ -53,6 +62,7 @@ class _Any(msgspec.Struct):
     e: str = ""
     s: str = ""
     B: Any = None
+    o: Any = None
     result: Any = msgspec.UNSET
     id: Any = msgspec.UNSET
     error: Any = None
@@ -97,7 +107,6 @@ class _Binance(Adapter):
         "miniTicker": "the ticker has it all",
         "ticker_*": "a window of its own; tickers here are of 24 hours",
         "depth*": "the best levels alone; depth is made from the book, which is proven",
-        "forceOrder": "at most one a second, a sample of the liquidations",
         "avgPrice": "not a kind we carry",
         "referencePrice": "not a kind we carry",
         "blockTrade": "not a trade on the book",
@@ -105,6 +114,7 @@ class _Binance(Adapter):
         "assetIndex": "not a kind we carry",
         "compositeIndex": "not a kind we carry",
         "bookTicker": "of all symbols at once, while ours come on their own streams",
+        "!forceOrder": "of all symbols at once, while ours come on their own streams",
     }
     proofs = {
         "trade": "trade ids are consecutive",
@@ -113,6 +123,8 @@ class _Binance(Adapter):
     #: Path of the REST book, completed by symbol and limit.
     _depth_path: ClassVar[str]
     _channels: ClassVar[Mapping[str, str]]
+    #: Channel -> what takes its frames.
+    _takers: ClassVar[Mapping[str, Taker]] = TAKERS
     _by_previous: ClassVar[bool]
     #: Channel -> path of its past trades, completed by symbol and first id.
     _backfill_paths: ClassVar[Mapping[str, str]]
@@ -187,7 +199,7 @@ class _Binance(Adapter):
             ids = TradeIds(topic, native)
             self._trades[native] = channel, ids
             return fills(channel, native, topic, self._pacer, ids)
-        return TAKERS[channel](native, topic, self._pacer)
+        return self._takers[channel](native, topic, self._pacer)
 
     def opened(self) -> Sequence[Send]:
         return ()
@@ -208,10 +220,11 @@ class _Binance(Adapter):
             take = self._routes.get(f"{name.lower()}@{channel}".encode())
             if take is not None:
                 return take(frame, recv)
-            return self._leave_out(channel or name.lstrip("!"))
+            return self._leave_out(channel or name)
         if found.e or found.B is not None:  # spot's bookTicker is the one without a name
             channel = CHANNELS.get(found.e, found.e or "bookTicker")
-            take = self._routes.get(f"{found.s.lower()}@{channel}".encode())
+            native = found.s or owner_of(found.o)
+            take = self._routes.get(f"{native.lower()}@{channel}".encode())
             return (
                 take(b'{"data":%b}' % frame, recv) if take is not None else self._leave_out(channel)
             )
@@ -222,10 +235,15 @@ class _Binance(Adapter):
         return ()
 
     def _leave_out(self, kind: str) -> Sequence[Output]:
-        """Pass over what is left out on purpose; ValueError for the rest."""
-        if kind == "serverShutdown":
+        """Pass over what is left out on purpose; ValueError for the rest.
+
+        Args:
+            kind: A channel, or with a ``!`` the stream of all symbols.
+        """
+        plain = kind.lstrip("!")
+        if plain == "serverShutdown":
             return (Leave("serverShutdown", serves_on=True),)
-        if _VARIANT.sub(r"\1*", kind) not in self.ignored:
+        if kind not in self.ignored and _VARIANT.sub(r"\1*", plain) not in self.ignored:
             raise ValueError(f"{kind[:40]!r} is not a stream of this connection")
         return ()
 
@@ -274,12 +292,9 @@ class _Binance(Adapter):
         return Fetch(path.format(quote(native), first), f"trades:{native}@{first}")
 
 
-class Binance(_Binance):
-    """Spot. Trades are ``@trade``; quotes ``@bookTicker``, at every change."""
+class _Spot(_Binance):
+    """What both spot markets share. Quotes are ``@bookTicker``, at every change."""
 
-    name = "binance"
-    ws_url = "wss://stream.binance.com:9443"
-    rest_url = "https://api.binance.com"
     listing_paths = ("/api/v3/exchangeInfo",)
     kinds = frozenset({"trade", "quote", "book", "depth", "ticker"})
     # 5 messages a second with our pongs; 1,024 streams, but the URL has to hold them.
@@ -299,10 +314,6 @@ class Binance(_Binance):
         "ticker": "ticker",
     }
     _by_previous = False
-    _backfill_paths = {
-        "trade": "/api/v3/historicalTrades?symbol={}&fromId={}&limit=1000",
-        "aggTrade": "/api/v3/aggTrades?symbol={}&fromId={}&limit=1000",
-    }
 
     @classmethod
     def instruments(cls, bodies: Sequence[bytes]) -> list[Instrument]:
@@ -313,14 +324,36 @@ class Binance(_Binance):
         return name_spot(cls.name, native)
 
 
-class BinanceUsdm(_Binance):
-    """USD-M futures. Trades are ``@aggTrade``: ``@trade`` is not documented for futures."""
+class Binance(_Spot):
+    """Spot. Trades are ``@trade``."""
 
-    name = "binance-usdm"
-    ws_url = "wss://fstream.binance.com"
-    rest_url = "https://fapi.binance.com"
-    listing_paths = ("/fapi/v1/exchangeInfo",)
-    kinds = frozenset({"trade", "quote", "book", "depth", "ticker", "derivative"})
+    name = "binance"
+    ws_url = "wss://stream.binance.com:9443"
+    rest_url = "https://api.binance.com"
+    _backfill_paths = {
+        "trade": "/api/v3/historicalTrades?symbol={}&fromId={}&limit=1000",
+        "aggTrade": "/api/v3/aggTrades?symbol={}&fromId={}&limit=1000",
+    }
+
+
+class BinanceUs(_Spot):
+    """Binance.US. Trades are ``@aggTrade``: past ones are given without a key only of these."""
+
+    name = "binance-us"
+    ws_url = "wss://stream.binance.us:9443"
+    rest_url = "https://api.binance.us"
+    _channels = {**_Spot._channels, "trade": "aggTrade"}
+    _backfill_paths = {"aggTrade": "/api/v3/aggTrades?symbol={}&fromId={}&limit=1000"}
+
+
+class _Futures(_Binance):
+    """What both futures markets share. Trades are ``@aggTrade``: ``@trade`` is not documented."""
+
+    kinds = frozenset({"trade", "quote", "book", "depth", "ticker", "derivative", "liquidation"})
+    proofs = {
+        **_Binance.proofs,
+        "liquidation": "nothing: a sample, at most the latest one a second and symbol",
+    }
     limits = Limits(
         frames_per_s=8,
         streams_per_connection=200,
@@ -328,7 +361,6 @@ class BinanceUsdm(_Binance):
         connects_window_s=300,
         max_age_s=86_400,
     )
-    _depth_path = "/fapi/v1/depth?symbol={}&limit=1000"
     _channels = {
         "trade": "aggTrade",
         "quote": "bookTicker",
@@ -336,8 +368,19 @@ class BinanceUsdm(_Binance):
         "depth": "depth@100ms",
         "ticker": "ticker",
         "derivative": "markPrice@1s",
+        "liquidation": "forceOrder",
     }
     _by_previous = True
+
+
+class BinanceUsdm(_Futures):
+    """USD-M futures."""
+
+    name = "binance-usdm"
+    ws_url = "wss://fstream.binance.com"
+    rest_url = "https://fapi.binance.com"
+    listing_paths = ("/fapi/v1/exchangeInfo",)
+    _depth_path = "/fapi/v1/depth?symbol={}&limit=1000"
     _backfill_paths = {"aggTrade": "/fapi/v1/aggTrades?symbol={}&fromId={}&limit=1000"}
 
     @classmethod
@@ -353,3 +396,23 @@ class BinanceUsdm(_Binance):
     @classmethod
     def instrument(cls, native: str) -> Instrument | None:
         return name_future(cls.name, native)
+
+
+class BinanceCoinm(_Futures):
+    """COIN-M futures: inverse, sizes are contracts of 10 or 100 USD, settled in the base."""
+
+    name = "binance-coinm"
+    ws_url = "wss://dstream.binance.com"
+    rest_url = "https://dapi.binance.com"
+    listing_paths = ("/dapi/v1/exchangeInfo",)
+    _depth_path = "/dapi/v1/depth?symbol={}&limit=1000"
+    _backfill_paths = {"aggTrade": "/dapi/v1/aggTrades?symbol={}&fromId={}&limit=1000"}
+    _takers = INVERSE_TAKERS
+
+    @classmethod
+    def instruments(cls, bodies: Sequence[bytes]) -> list[Instrument]:
+        return read_inverse(cls.name, bodies)
+
+    @classmethod
+    def instrument(cls, native: str) -> Instrument | None:
+        return name_inverse(cls.name, native)

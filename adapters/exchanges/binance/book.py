@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import msgspec
 
@@ -28,7 +28,8 @@ _CUTS = frozenset({5, 10, 20, 50, 100, 500})
 class _Update(msgspec.Struct, gc=False):
     """``depthUpdate``: first and last update ids in it, and on futures the last of the one before.
 
-    Documented for spot: ``U`` is the former ``u`` + 1; for USD-M: ``pu`` is the former ``u``.
+    Documented for spot: ``U`` is the former ``u`` + 1; for futures: ``pu`` is the former ``u``,
+    and -1 where there was none.
     """
 
     E: Millis
@@ -37,7 +38,7 @@ class _Update(msgspec.Struct, gc=False):
     u: Number
     b: list[tuple[str, str]]
     a: list[tuple[str, str]]
-    pu: Number | None = None
+    pu: Annotated[int, msgspec.Meta(ge=-1, le=1 << 53)] | None = None
 
 
 class _Amounts(msgspec.Struct, gc=False):

@@ -23,6 +23,7 @@ _QUOTES = sorted(
     reverse=True,
 )
 _DATED = re.compile(r"(?P<pair>.+)_(?P<date>\d{6})").fullmatch
+_INVERSE = re.compile(r"(?P<base>.+)USD_(?:PERP|(?P<date>\d{6}))").fullmatch
 
 
 class _Filter(msgspec.Struct):
@@ -32,11 +33,15 @@ class _Filter(msgspec.Struct):
 
 
 class _Symbol(msgspec.Struct, rename="camel"):
+    """COIN-M alone has ``contractStatus``, in the place of ``status``, and ``contractSize``."""
+
     symbol: str
-    status: str
     base_asset: str
     quote_asset: str
     filters: list[_Filter]
+    status: str = ""
+    contract_status: str = ""
+    contract_size: int | None = None
     contract_type: str | None = None
     margin_asset: str | None = None
     delivery_date: int | None = None
@@ -47,8 +52,16 @@ class _Symbol(msgspec.Struct, rename="camel"):
         return {
             "price_step": steps.get("PRICE_FILTER"),
             "size_step": steps.get("LOT_SIZE"),
-            "state": self.status.lower(),
+            "state": (self.status or self.contract_status).lower(),
         }
+
+    def expiry(self) -> int | None:
+        """Return when a contract is delivered, µs; None for a perpetual."""
+        dated = None if "PERPETUAL" in (self.contract_type or "") else _DATED(self.symbol)
+        if dated is None:
+            return None
+        exact = self.delivery_date
+        return exact * 1000 if exact else delivery(dated["date"], "%y%m%d")
 
 
 class _Listing(msgspec.Struct):
@@ -83,25 +96,57 @@ def read_futures(exchange: str, bodies: Sequence[bytes]) -> list[Instrument]:
     Raises:
         BadPayload: Not that.
     """
-    found = []
-    for one in _symbols(exchange, bodies):
-        is_perpetual = "PERPETUAL" in (one.contract_type or "")
-        dated = None if is_perpetual else _DATED(one.symbol)
-        expiry = dated and (
-            one.delivery_date * 1000 if one.delivery_date else delivery(dated["date"], "%y%m%d")
+    return [
+        contract(
+            exchange,
+            one.symbol,
+            one.base_asset,
+            one.quote_asset,
+            settle=one.margin_asset,
+            expiry=one.expiry(),
+            **one.facts(),
         )
-        found.append(
-            contract(
-                exchange,
-                one.symbol,
-                one.base_asset,
-                one.quote_asset,
-                settle=one.margin_asset,
-                expiry=expiry,
-                **one.facts(),
-            )
+        for one in _symbols(exchange, bodies)
+    ]
+
+
+def read_inverse(exchange: str, bodies: Sequence[bytes]) -> list[Instrument]:
+    """Read ``/dapi/v1/exchangeInfo``.
+
+    Raises:
+        BadPayload: Not that.
+    """
+    return [
+        _inverse(
+            exchange, one.symbol, one.base_asset, one.expiry(), one.contract_size, **one.facts()
         )
-    return found
+        for one in _symbols(exchange, bodies)
+    ]
+
+
+def _inverse(
+    exchange: str,
+    native: str,
+    base: str,
+    expiry: int | None,
+    contract_size: int | None = None,
+    **facts: Any,
+) -> Instrument:
+    # Of all contracts that ever were, those of Bitcoin are of 100 USD and the others of 10.
+    size = contract_size or (100 if base == "BTC" else 10)
+    return contract(
+        exchange,
+        native,
+        base,
+        "USD",
+        settle=base,
+        expiry=expiry,
+        inverse=True,
+        size_unit="contract",
+        contract_size=str(size),
+        contract_currency="USD",
+        **facts,
+    )
 
 
 def name_spot(exchange: str, native: str) -> Instrument | None:
@@ -120,6 +165,17 @@ def name_future(exchange: str, native: str) -> Instrument | None:
     if dated and expiry is None:
         return None
     return contract(exchange, native, *pair, expiry=expiry)
+
+
+def name_inverse(exchange: str, native: str) -> Instrument | None:
+    """Name a COIN-M contract by its symbol alone; None where it does not look like one."""
+    parts = _INVERSE(native)
+    if parts is None:
+        return None
+    expiry = delivery(parts["date"], "%y%m%d") if parts["date"] else None
+    if parts["date"] and expiry is None:
+        return None
+    return _inverse(exchange, native, parts["base"], expiry)
 
 
 def _split(pair: str) -> tuple[str, str] | None:

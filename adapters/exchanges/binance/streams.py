@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Generic, TypeAlias, TypeVar
+from functools import partial
+from typing import Any, Generic, Literal, TypeAlias, TypeVar
 
 import msgspec
 from msgspec.structs import replace
@@ -17,11 +18,15 @@ from adapters.base import Output
 from adapters.book import DepthPacer
 from adapters.text import Millis, Number, decimal, signed
 from adapters.trade_ids import TradeIds
-from feed.models import Derivative, Quote, Side, Ticker, Trade
+from feed.models import Derivative, Liquidation, Quote, Side, Ticker, Trade
 
 T = TypeVar("T")
 #: Frame and receive time -> what follows.
 Take: TypeAlias = Callable[[bytes, int], Sequence[Output]]
+#: Native symbol, topic, pacer -> what takes the frames.
+Taker: TypeAlias = Callable[[str, str, DepthPacer], Take]
+#: What ``X`` says of a trade on the book; others are of the insurance fund or ADL.
+_ON_THE_BOOK = "MARKET"
 
 
 class _Frame(msgspec.Struct, Generic[T], gc=False):
@@ -37,6 +42,7 @@ class _Trade(msgspec.Struct, gc=False):
     q: str
     T: Millis
     m: bool
+    X: str = _ON_THE_BOOK
 
 
 class _AggTrade(msgspec.Struct, gc=False):
@@ -48,6 +54,7 @@ class _AggTrade(msgspec.Struct, gc=False):
     T: Millis
     m: bool
     t: Number = msgspec.field(name="a")
+    X: str = _ON_THE_BOOK
 
 
 class _BookTicker(msgspec.Struct, gc=False):
@@ -62,7 +69,7 @@ class _BookTicker(msgspec.Struct, gc=False):
 
 
 class _Ticker(msgspec.Struct, gc=False):
-    """Futures have no bid and ask in it."""
+    """Futures have no bid and ask in it; on COIN-M ``v`` counts contracts and ``q`` the base."""
 
     s: str
     E: Millis
@@ -87,6 +94,21 @@ class _MarkPrice(msgspec.Struct, gc=False):
     T: Millis = 0
 
 
+class _Order(msgspec.Struct, gc=False):
+    """An order that the exchange has put in for who could not pay."""
+
+    s: str
+    S: Literal["BUY", "SELL"]
+    q: str
+    p: str
+    T: Millis
+
+
+class _ForceOrder(msgspec.Struct, gc=False):
+    o: _Order
+
+
+_SIDES: Mapping[str, Side] = {"BUY": "buy", "SELL": "sell"}
 #: For numbers that are seldom seen twice: ``decimal`` remembers, at 1 µs for each new one.
 _is_plain = re.compile(r"[0-9]+(?:\.[0-9]+)?").fullmatch
 _decode_trade = msgspec.json.Decoder(_Frame[_Trade]).decode
@@ -94,6 +116,7 @@ _decode_agg_trade = msgspec.json.Decoder(_Frame[_AggTrade]).decode
 _decode_book_ticker = msgspec.json.Decoder(_Frame[_BookTicker]).decode
 _decode_ticker = msgspec.json.Decoder(_Frame[_Ticker]).decode
 _decode_mark_price = msgspec.json.Decoder(_Frame[_MarkPrice]).decode
+_decode_force_order = msgspec.json.Decoder(_Frame[_ForceOrder]).decode
 
 
 def fills(channel: str, native: str, topic: str, pacer: DepthPacer, ids: TradeIds) -> Take:
@@ -123,8 +146,8 @@ def fills(channel: str, native: str, topic: str, pacer: DepthPacer, ids: TradeId
             if said is None:  # had it
                 return out
             out = (*out, *said)
-        if price[0] == "0" and not float(price):
-            return out  # on futures an insurance or ADL entry (X is NA): a number, but no trade
+        if trade.X != _ON_THE_BOOK or (price[0] == "0" and not float(price)):
+            return out  # on futures an insurance or ADL entry: a number, but no trade
         side: Side = "sell" if trade.m else "buy"  # m: the buyer is the maker
         event = Trade(topic, 0, ts, recv, 0, str(number), price, size, side)
         return (*out, event) if out else (event,)
@@ -177,13 +200,14 @@ def _quotes(native: str, topic: str, pacer: DepthPacer) -> Take:
     return take
 
 
-def _tickers(native: str, topic: str, pacer: DepthPacer) -> Take:
+def _tickers(native: str, topic: str, pacer: DepthPacer, *, is_inverse: bool = False) -> Take:
     def take(frame: bytes, recv: int) -> Sequence[Output]:
         day = _decode_ticker(frame).data
         if day.s != native:
             raise ValueError(f"{day.s!r} in the stream of {native}")
         ts = day.E * 1000
-        texts = (day.c, day.o, day.h, day.l, day.v, day.q, day.b, day.a)
+        turnover = None if is_inverse else day.q
+        texts = (day.c, day.o, day.h, day.l, day.v, turnover, day.b, day.a)
         figures = [None if text is None else decimal(text) for text in texts]
         return (*pacer.advance(ts), Ticker(topic, 0, ts, recv, 0, *figures))
 
@@ -205,9 +229,31 @@ def _derivatives(native: str, topic: str, pacer: DepthPacer) -> Take:
     return take
 
 
-#: Channel -> what makes its taker from native symbol, topic and pacer; but for trades.
-TAKERS: Mapping[str, Callable[[str, str, DepthPacer], Take]] = {
+def owner_of(order: object) -> str:
+    """Return whose a forced order is: a bare ``forceOrder`` has its symbol inside alone."""
+    native = order.get("s") if isinstance(order, dict) else None
+    return native if isinstance(native, str) else ""
+
+
+def _liquidations(native: str, topic: str, pacer: DepthPacer) -> Take:
+    def take(frame: bytes, recv: int) -> Sequence[Output]:
+        order = _decode_force_order(frame).data.o
+        if order.s != native:
+            raise ValueError(f"{order.s!r} in the stream of {native}")
+        ts = order.T * 1000
+        price, size = decimal(order.p), decimal(order.q)
+        event = Liquidation(topic, 0, ts, recv, 0, None, price, size, _SIDES[order.S])
+        return (*pacer.advance(ts), event)
+
+    return take
+
+
+#: Channel -> its taker, but for trades.
+TAKERS: Mapping[str, Taker] = {
     "bookTicker": _quotes,
     "ticker": _tickers,
     "markPrice": _derivatives,
+    "forceOrder": _liquidations,
 }
+#: The same where contracts are inverse: a day's turnover in the quote is not told.
+INVERSE_TAKERS: Mapping[str, Taker] = {**TAKERS, "ticker": partial(_tickers, is_inverse=True)}

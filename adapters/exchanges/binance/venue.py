@@ -9,6 +9,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 import msgspec
 
 from adapters.base import Ack, Rules, Standing, Stream, TapeLine, Venue
+from adapters.exchanges.binance.streams import owner_of
 from adapters.standing import Level, Sides
 
 
@@ -19,6 +20,7 @@ class _Frame(msgspec.Struct):
     e: str = ""
     s: str = ""
     B: Any = None
+    o: Any = None
 
 
 class _Request(msgspec.Struct):
@@ -142,9 +144,10 @@ class BinanceVenue(Venue):
             return None
         if frame.stream:
             return _stream(frame.stream)
-        if not frame.s or not (frame.e or frame.B is not None):
+        native = frame.s or owner_of(frame.o)
+        if not native or not (frame.e or frame.B is not None):
             return None
-        return Stream(_CHANNELS.get(frame.e, frame.e or "bookTicker"), frame.s)
+        return Stream(_CHANNELS.get(frame.e, frame.e or "bookTicker"), native)
 
     def is_broadcast(self, line: TapeLine) -> bool:
         return line.dir == "in" and line.raw is not None and '"serverShutdown"' in line.raw
@@ -195,6 +198,13 @@ class BinanceVenue(Venue):
         return _answer(stream="!serverShutdown", data=data)
 
 
+class BinanceUsVenue(BinanceVenue):
+    """Binance.US says the same, but for the farewell, which it does not document."""
+
+    def farewell(self, now_ms: int) -> str | None:
+        return None
+
+
 class BinanceUsdmVenue(BinanceVenue):
     """The futures speak the same, but for the farewell, which is documented for spot alone."""
 
@@ -209,3 +219,7 @@ class BinanceUsdmVenue(BinanceVenue):
 
     def farewell(self, now_ms: int) -> str | None:
         return None
+
+
+class BinanceCoinmVenue(BinanceUsdmVenue):
+    """COIN-M: the same on another host."""
