@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from adapters import registry
 from adapters.base import Fetch, Health, Leave, Output, Plan, Refused, Send, Stream, TapeLine
+from adapters.diff_book import MAX_HELD
 from adapters.exchanges.binance.adapter import Binance, BinanceCoinm, BinanceUs, BinanceUsdm
-from adapters.exchanges.binance.book import MAX_HELD
 from adapters.exchanges.binance.venue import BinanceUsdmVenue, BinanceVenue
 from feed.errors import BadPayload
 from feed.models import (

@@ -15,8 +15,9 @@ import msgspec
 
 from adapters.base import Adapter, Fetch, Leave, Limits, Mark, Output, Plan, Refused, Send, Stream
 from adapters.book import BookFeed, DepthPacer
+from adapters.diff_book import WINDOW
 from adapters.exchanges.binance import backfill
-from adapters.exchanges.binance.book import WINDOW, DiffBook
+from adapters.exchanges.binance.book import BinanceBook, FuturesBook
 from adapters.exchanges.binance.listing import (
     name_future,
     name_inverse,
@@ -125,7 +126,7 @@ class _Binance(Adapter):
     _channels: ClassVar[Mapping[str, str]]
     #: Channel -> what takes its frames.
     _takers: ClassVar[Mapping[str, Taker]] = TAKERS
-    _by_previous: ClassVar[bool]
+    _book: ClassVar[type[BinanceBook]]
     #: Channel -> path of its past trades, completed by symbol and first id.
     _backfill_paths: ClassVar[Mapping[str, str]]
 
@@ -166,7 +167,7 @@ class _Binance(Adapter):
     def __init__(self, plan: Plan, kinds: Collection[str]) -> None:
         super().__init__(plan, kinds)
         self._pacer = DepthPacer()
-        self._books: dict[str, DiffBook] = {}
+        self._books: dict[str, BinanceBook] = {}
         #: Native symbol -> the channel its trades come on, and their ids.
         self._trades: dict[str, tuple[str, TradeIds]] = {}
         #: Stream name -> what takes its frames, under the planned name and without the speed.
@@ -191,7 +192,7 @@ class _Binance(Adapter):
         if channel == "depth":
             feed = BookFeed(native, topics, WINDOW, self._pacer)
             path = self._depth_path.format(quote(native))
-            book = DiffBook(native, feed, self._pacer, path, self._by_previous)
+            book = self._book(native, feed, self._pacer, path)
             self._books[native] = book
             return book.take
         (topic,) = topics.values()
@@ -313,7 +314,7 @@ class _Spot(_Binance):
         "depth": "depth@100ms",
         "ticker": "ticker",
     }
-    _by_previous = False
+    _book = BinanceBook
 
     @classmethod
     def instruments(cls, bodies: Sequence[bytes]) -> list[Instrument]:
@@ -370,7 +371,7 @@ class _Futures(_Binance):
         "derivative": "markPrice@1s",
         "liquidation": "forceOrder",
     }
-    _by_previous = True
+    _book = FuturesBook
 
 
 class BinanceUsdm(_Futures):
