@@ -21,7 +21,9 @@ from feed.errors import ConfigError
 _LEVEL = re.compile(
     rb'\[(?:"(?:buy|sell)",)?"([0-9.]+)","([0-9.]+)"[\],]|"price":([0-9.]+),"qty":([0-9.]+)'
 )
-_BOOK = re.compile(r"(?:depth|books?(?!_ticker)|orderbook|order_book|level2|obu)(?![A-Za-z])")
+_BOOK = re.compile(
+    r"(?:.*/)?(?:depth|books?(?!_ticker)|orderbook|order_book|level2|obu)(?![A-Za-z])"
+)
 
 
 class Fault(msgspec.Struct, frozen=True, kw_only=True):
