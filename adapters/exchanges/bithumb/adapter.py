@@ -1,0 +1,264 @@
+"""Bithumb's public WebSocket v1 (Upbit's in shape). Pure.
+
+Source: apidocs.bithumb.com, WebSocket. Every ``orderbook`` message is the whole book of 15 or 30
+levels a side, so nothing numbers them and nothing has to: ``book`` gets what has changed. Trade ids
+are unique, but neither consecutive nor in order. A request may take the place of the one before,
+so each asks for all of the connection.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable, Sequence
+
+import msgspec
+
+from adapters.base import Limits, Output, Plan, Refused, Send, Stream, upstream_gap
+from adapters.book import BookFeed, DepthPacer
+from adapters.channels import ChannelAdapter, find, is_json
+from adapters.exchanges.bithumb.frames import (
+    Head,
+    Unit,
+    decode,
+    decode_orderbook,
+    decode_ticker,
+    decode_trade,
+    micros,
+    number,
+)
+from adapters.exchanges.bithumb.listing import name, read
+from feed.errors import BadPayload
+from feed.models import Instrument, Level, Side, Ticker, Trade
+
+#: Levels a side of a book at most.
+LEVELS = 30
+#: So many trades of a topic are known again by their ids.
+KNOWN_TRADES = 1_000
+SIDES: dict[str, Side] = {"BID": "buy", "ASK": "sell"}
+FEEDS = {"trade": ("trade",), "orderbook": ("book", "depth", "quote"), "ticker": ("ticker",)}
+
+_encode = msgspec.json.Encoder().encode
+_CODE = re.compile(rb'"type"\s*:\s*"(\w{1,20})"(?:\s*,\s*"code"\s*:\s*"([\w-]{1,40})")?')
+#: The levels of one side, price -> size.
+_Levels = dict[str, str]
+
+
+def _levels(pairs: Iterable[tuple[msgspec.Raw, msgspec.Raw]]) -> _Levels:
+    """Return a side's levels that are any; ValueError where two have one price."""
+    read = [(number(price), number(size)) for price, size in pairs]
+    given = [level for level in read if float(level[1])]
+    if len({float(price) for price, _ in given}) != len(given):
+        raise ValueError("two levels have one price")
+    return dict(given)
+
+
+def _sides(units: list[Unit]) -> tuple[_Levels, _Levels]:
+    bids = _levels((one.bid_price, one.bid_size) for one in units)
+    return bids, _levels((one.ask_price, one.ask_size) for one in units)
+
+
+def _changes(old: _Levels, new: _Levels) -> list[Level]:
+    """Return what makes one side the other, what is gone first."""
+    gone = [(price, "0") for price in old if price not in new]
+    return gone + [(price, size) for price, size in new.items() if old.get(price) != size]
+
+
+class Bithumb(ChannelAdapter):
+    """Bithumb spot. Symbols have the quote first: ``KRW-BTC``."""
+
+    name = "bithumb"
+    ws_url = "wss://ws-api.bithumb.com"
+    rest_url = "https://api.bithumb.com"
+    path = "/websocket/v1"
+    listing_paths = ("/v1/market/all",)
+    kinds = frozenset({"trade", "quote", "book", "depth", "ticker"})
+    # 10 connects a second; of frames and streams no limit is published: prudent ones. A connection
+    # without any traffic is ended after 120 s; a ping is answered every 10 s from then on.
+    limits = Limits(
+        frames_per_s=4,
+        streams_per_connection=300,
+        connects=10,
+        connects_window_s=1,
+        silent_after_s=25.0,
+        ping_every_s=15,
+    )
+    ignored = {
+        "myOrder": "of an account",
+        "myAsset": "of an account",
+    }
+
+    @classmethod
+    def instruments(cls, bodies: Sequence[bytes]) -> list[Instrument]:
+        return read(cls.name, bodies[0])
+
+    @classmethod
+    def instrument(cls, native: str) -> Instrument | None:
+        return name(cls.name, native)
+
+    @classmethod
+    def streams(cls, instrument: Instrument, kinds: Collection[str]) -> list[Stream]:
+        wanted = set(kinds)
+        return [
+            Stream(channel, instrument.native)
+            for channel, fed in FEEDS.items()
+            if not wanted.isdisjoint(fed)
+        ]
+
+    @classmethod
+    def feeding(cls, channels: Iterable[str]) -> dict[str, str]:
+        return {kind: one for one in channels for kind in FEEDS.get(one, ())}
+
+    @classmethod
+    def book_levels(cls, channel: str) -> int:
+        return LEVELS
+
+    def __init__(self, plan: Plan, kinds: Collection[str]) -> None:
+        super().__init__(plan, kinds)
+        self._pacer = DepthPacer()
+        self._topics = {
+            native: self.topics(plan.streams, instrument, self.wanted & self.kinds)
+            for native, instrument in plan.instruments.items()
+        }
+        self._books = {
+            one.native: BookFeed(one.native, self._of_book(one.native), LEVELS, self._pacer)
+            for one in plan.streams
+            if one.channel == "orderbook"
+        }
+        #: Native symbol -> the book last told, bids and asks.
+        self._told: dict[str, tuple[_Levels, _Levels]] = {}
+        #: Our topic -> ids of its last trades, and the values last emitted.
+        self._known: dict[str, dict[int, None]] = {}
+        self._shown: dict[str, tuple[str, str, str]] = {}
+        #: Trade topics whose last entry is the gap of an unreadable frame.
+        self._doubted: set[str] = set()
+        #: What is asked for: all but what was refused.
+        self._asked = plan.streams
+        self._request_count = 0
+
+    def _of_book(self, native: str) -> dict[str, str]:
+        topics = self._topics[native]
+        return {kind: topics[kind] for kind in FEEDS["orderbook"] if kind in topics}
+
+    def opened(self) -> Sequence[Send]:
+        return (self._request(),)
+
+    def ping(self) -> str | None:
+        return "PING"
+
+    def parse(self, frame: bytes, recv: int) -> Iterable[Output]:
+        try:
+            head = decode(frame)
+            match head.type:
+                case "trade":
+                    return self._trade(frame, recv)
+                case "orderbook":
+                    return self._orderbook(frame, recv)
+                case "ticker":
+                    return self._ticker(frame, recv)
+                case "":
+                    return self._said(head)
+        except (ValueError, RecursionError) as e:
+            raise BadPayload(self.name, frame, str(e)[:200]) from e
+        if head.type not in self.ignored:
+            raise BadPayload(self.name, frame, f"unknown type {head.type[:40]!r}")
+        return ()
+
+    def unread(self, frame: bytes, recv: int) -> Iterable[Output]:
+        """Doubt the trades, which nothing numbers; the rest is whole in the next message."""
+        found = _CODE.search(frame)
+        if found is None and is_json(frame):
+            return ()
+        if found is not None and found[1] != b"trade":
+            return ()
+        native = found[2].decode() if found is not None and found[2] else None
+        out: list[Output] = []
+        for own, topics in self._topics.items():
+            topic = topics.get("trade")
+            if topic is not None and native in (None, own) and topic not in self._doubted:
+                self._doubted.add(topic)
+                out.append(upstream_gap(topic, recv, "upstream_sequence", None))
+        return out
+
+    def resync(self, streams: Sequence[Stream], recv: int) -> Sequence[Output]:
+        out: list[Output] = []
+        for stream in streams:
+            topic = self._topics[stream.native].get("trade")
+            if stream.channel == "trade" and topic is not None:
+                out.append(upstream_gap(topic, recv, "upstream_sequence", None))
+        return [*out, self._request()]
+
+    def whole(self, native: str, ts: int | None, recv: int) -> Sequence[Output]:
+        feed = self._books.get(native)
+        return () if feed is None else feed.whole(ts, recv)
+
+    def _request(self) -> Send:
+        """Ask for all of this connection."""
+        self._request_count += 1
+        by_channel: dict[str, list[str]] = {}
+        for stream in self._asked:
+            by_channel.setdefault(stream.channel, []).append(stream.native)
+        fields = [{"type": channel, "codes": codes} for channel, codes in by_channel.items()]
+        ticket = {"ticket": f"pricefeed-{self._request_count}"}
+        return Send(_encode([ticket, *fields, {"format": "DEFAULT"}]).decode())
+
+    def _said(self, head: Head) -> Sequence[Output]:
+        """Take a sign of life, or an error, which fails the whole request."""
+        if head.error is None:
+            if head.status != "UP":
+                raise ValueError("neither data nor a sign of life")
+            return ()
+        reason = f"{head.error.name} {head.error.message}"[:200]
+        words = set(re.findall(r"[\w-]+", reason))
+        named = tuple(one for one in self._asked if one.native in words)
+        rest = tuple(one for one in self._asked if one not in named)
+        if not named or not rest:
+            return (Refused(self._asked, reason),)
+        self._asked = rest
+        return (Refused(named, reason), self._request())
+
+    def _trade(self, frame: bytes, recv: int) -> list[Output]:
+        trade = decode_trade(frame)
+        topic = find(self._topics, trade.code).get("trade")
+        price, size = number(trade.trade_price), number(trade.trade_volume)
+        ts = micros(trade.trade_timestamp)
+        out = [*self._pacer.advance(ts)]
+        if topic is None or trade.stream_type == "SNAPSHOT":
+            return out
+        self._doubted.discard(topic)
+        known = self._known.setdefault(topic, {})
+        if trade.sequential_id in known:
+            return out
+        known[trade.sequential_id] = None
+        if len(known) > KNOWN_TRADES:
+            del known[next(iter(known))]
+        trade_id, side = str(trade.sequential_id), SIDES[trade.ask_bid]
+        out.append(Trade(topic, 0, ts, recv, 0, trade_id, price, size, side))
+        return out
+
+    def _orderbook(self, frame: bytes, recv: int) -> list[Output]:
+        told = decode_orderbook(frame)
+        feed = find(self._books, told.code)
+        new_bids, new_asks = _sides(told.units)
+        ts = micros(told.timestamp)
+        out = [*self._pacer.advance(ts)]
+        if new_bids and new_asks and max(map(float, new_bids)) >= min(map(float, new_asks)):
+            return out + feed.broken("crossed", recv)
+        bids, asks = self._told.get(told.code, ({}, {}))
+        self._told[told.code] = new_bids, new_asks
+        if not feed.is_live:
+            return out + feed.snapshot(new_bids.items(), new_asks.items(), ts, recv)
+        return out + feed.delta(_changes(bids, new_bids), _changes(asks, new_asks), ts, recv)
+
+    def _ticker(self, frame: bytes, recv: int) -> list[Output]:
+        day = decode_ticker(frame)
+        topic = find(self._topics, day.code).get("ticker")
+        # Its opening, high and low prices are of the day in Korea, not of 24 hours.
+        last = number(day.trade_price)
+        volumes = number(day.acc_trade_volume_24h), number(day.acc_trade_price_24h)
+        ts = micros(day.timestamp)
+        out = [*self._pacer.advance(ts)]
+        values = (last, *volumes)
+        if topic is not None and self._shown.get(topic) != values:
+            self._shown[topic] = values
+            out.append(Ticker(topic, 0, ts, recv, 0, last, None, None, None, *volumes, None, None))
+        return out
