@@ -207,7 +207,7 @@ def test_a_code_that_is_refused_by_name_does_not_cost_the_others() -> None:
 
 def test_a_ping_is_text_and_its_answer_a_sign_of_life() -> None:
     reader = bithumb("trade")
-    assert (reader.ping(), reader.limits.ping_every_s) == ("PING", 15)
+    assert (reader.ping(), reader.limits.ping_every_s) == ("PING", 10)
     assert parse(reader, [b'{"status":"UP"}']) == []
 
 

@@ -173,6 +173,30 @@ def test_books_are_the_exchange_s_books_and_changes_are_numbered_consecutively(
             assert len(own) >= min(90, len(other))
 
 
+@pytest.mark.parametrize("path", captures("kucoin", "session_*.jsonl.gz"))
+def test_the_exchange_s_own_best_quotes_are_ours_at_the_same_number(path: Path) -> None:
+    recording = Session(*_made(SPOT), path)
+    reader, rest = recording.adapter(), recording.rest()
+    best: dict[str, Quote] = {}
+    at: dict[tuple[str, str], Quote] = {}
+    compared = 0
+    for frame, raw in zip(recording.payloads(), recording.frames, strict=True):
+        outputs = list(reader.parse(raw, 1))
+        for fetch in only(Fetch, outputs):
+            outputs += reader.fetched(fetch.key, rest(fetch) or b"", 1)
+        best |= {one.topic: one for one in only(Quote, outputs)}
+        channel, _, native = frame.get("topic", "").partition(":")
+        topic, data = f"quote.kucoin.{native}", frame.get("data", {})
+        if channel == "/market/level2" and topic in best:
+            at[native, data["sequenceEnd"]] = best[topic]
+        elif channel == "/market/ticker" and (native, data["sequence"]) in at:
+            ours = at[native, data["sequence"]]
+            theirs = [data[key] for key in ("bestBid", "bestBidSize", "bestAsk", "bestAskSize")]
+            assert [ours.bid, ours.bid_size, ours.ask, ours.ask_size] == theirs
+            compared += 1
+    assert compared > 500
+
+
 @pytest.mark.parametrize(
     ("number", "expected"),
     [
@@ -422,11 +446,29 @@ def test_one_refused_topic_does_not_cost_the_others() -> None:
     assert isinstance(unasked, Refused) and unasked.streams == ()
 
 
+def test_a_refusal_that_names_all_of_a_long_request_refuses_none_of_it() -> None:
+    natives = [f"A{number}-USDT" for number in range(100)]
+    reader = adapter(Kucoin, [Stream("/market/match", native) for native in natives])
+    (request,) = reader.opened()
+    topic = json.loads(request.frame)["topic"]
+    singles = parse(reader, [refusal("1", f"topic {topic} is not found")])
+    assert len(only(Send, singles)) == len(singles) == 100
+
+
+def test_a_limit_that_is_exceeded_is_not_met_with_more_requests() -> None:
+    reader = spot("match", "level2")
+    reader.opened()
+    limit = refusal("1", "exceed max subscription count limitation of 300 per session")
+    (refused,) = parse(reader, [limit.replace(b"404", b"509")])
+    assert isinstance(refused, Refused)
+    assert refused.streams == (Stream("/market/match", "BTC-USDT"),)
+
+
 def test_what_the_service_says_of_itself_is_silent_and_pings_are_sent() -> None:
     reader = spot("match")
     ping = reader.ping()
     assert ping is not None and json.loads(ping)["type"] == "ping"
-    assert reader.limits.ping_every_s == 18
+    assert (reader.limits.ping_every_s or 99) < reader.limits.silent_after_s
     for kind in ("welcome", "ack", "pong"):
         assert parse(reader, [json.dumps({"id": "x", "type": kind}).encode()]) == []
 

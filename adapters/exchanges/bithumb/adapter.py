@@ -73,14 +73,14 @@ class Bithumb(ChannelAdapter):
     listing_paths = ("/v1/market/all",)
     kinds = frozenset({"trade", "quote", "book", "depth", "ticker"})
     # 10 connects a second; of frames and streams no limit is published: prudent ones. A connection
-    # without any traffic is ended after 120 s; a ping is answered every 10 s from then on.
+    # without any traffic is ended after 120 s; a ping sooner shows that a quiet one lives.
     limits = Limits(
         frames_per_s=4,
         streams_per_connection=300,
         connects=10,
         connects_window_s=1,
-        silent_after_s=25.0,
-        ping_every_s=15,
+        silent_after_s=15.0,
+        ping_every_s=10,
     )
     ignored = {
         "myOrder": "of an account",
@@ -208,7 +208,7 @@ class Bithumb(ChannelAdapter):
                 raise ValueError("neither data nor a sign of life")
             return ()
         reason = f"{head.error.name} {head.error.message}"[:200]
-        words = set(re.findall(r"[\w-]+", reason))
+        words = set(re.findall(r"[\w-]+", head.error.message))
         named = tuple(one for one in self._asked if one.native in words)
         rest = tuple(one for one in self._asked if one not in named)
         if not named or not rest:

@@ -11,7 +11,7 @@ ENTRIES = {
         "KucoinVenue",
         re.compile(
             r"//(?:api|ws-api|ws-api-spot|push-private|push1-v2)\.kucoin\.com"
-            r"|/api/v\d/(?:symbols|market/)"
+            r"|/api/v\d/(?:symbols$|market/orderbook/level2)"
         ),
         re.compile(r'"topic":"/(?:market|spotMarket)/'),
     ),
@@ -20,7 +20,8 @@ ENTRIES = {
         "KucoinFutures",
         "KucoinFuturesVenue",
         re.compile(
-            r"//(?:api|ws-api|push)-futures\.kucoin\.com|/api/v\d/(?:contracts/active|level2/)"
+            r"//(?:api|ws-api|push)-futures\.kucoin\.com"
+            r"|/api/v\d/(?:contracts/active|level2/(?:snapshot|depth))"
         ),
         re.compile(r'"topic":"/(?:contractMarket|contract)/'),
     ),
