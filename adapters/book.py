@@ -70,6 +70,14 @@ class _Side:
             new.horizon = keys[0]
         return new
 
+    def changes_to(self, snapshot: Sequence[Level]) -> list[Level]:
+        """Return the changes that make this side a snapshot's; ValueError where two levels meet."""
+        keys = {self._sign * float(price) for price, _ in snapshot}
+        if len(keys) != len(snapshot):
+            raise ValueError("two levels of a snapshot have one price")
+        gone = [(self.levels[key][0], "0") for key in self.keys if key not in keys]
+        return [*gone, *snapshot]
+
     def apply(self, changes: Sequence[Level], numbers: Numbers) -> list[Level]:
         """Apply changes and return those of the window."""
         keys, levels, sign = self.keys, self.levels, self._sign
@@ -198,6 +206,18 @@ class Book:
         """
         known_bids, known_asks = numbers or (_numbers(bids), _numbers(asks))
         return self.bids.apply(bids, known_bids), self.asks.apply(asks, known_asks)
+
+    def changes_to(
+        self, bids: Sequence[Level], asks: Sequence[Level]
+    ) -> tuple[list[Level], list[Level]]:
+        """Return what ``apply`` takes to make this book a snapshot's.
+
+        For exchanges that send their book whole each time: clients get what has changed.
+
+        Raises:
+            ValueError: A price is not a number, or two levels have the same.
+        """
+        return self.bids.changes_to(bids), self.asks.changes_to(asks)
 
     def best(self) -> tuple[Level | None, Level | None]:
         """Return the best bid and ask."""
