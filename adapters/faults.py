@@ -24,6 +24,9 @@ _LEVEL = re.compile(
 _BOOK = re.compile(
     r"(?:.*/)?(?:depth|books?(?!_ticker)|orderbook|order_book|level2|obu)(?![A-Za-z])"
 )
+_BOOK = re.compile(
+    r"(?:.*/)?(?:depth|books?(?!_ticker)|orderbook|order_book|level2|obu|mbp)(?![A-Za-z])"
+)
 
 
 class Fault(msgspec.Struct, frozen=True, kw_only=True):

@@ -175,9 +175,9 @@ class Htx(ChannelAdapter):
         }
         #: HTX's topic -> the stream, and kind -> our topic of what it feeds.
         self._carried = {_topic(one): (one, self._fed(one)) for one in plan.streams}
-        self._books = {one: self._book(one) for one in plan.streams if _is_mbp(one.channel)}
+        self._books = {_topic(one): self._book(one) for one in plan.streams if _is_mbp(one.channel)}
         self._wholes = {
-            one: BookStream(one, self._fed(one), WHOLE_LEVELS, self._pacer)
+            _topic(one): BookStream(one, self._fed(one), WHOLE_LEVELS, self._pacer)
             for one in plan.streams
             if one.channel == WHOLE_CHANNEL
         }
@@ -207,7 +207,7 @@ class Htx(ChannelAdapter):
         # What is held must reach back before the refresh, so that comes last.
         return [
             *(_request("sub", one) for one in self.plan_.streams),
-            *(_request("req", one) for one in self._books),
+            *(_request("req", one) for one in self.plan_.streams if _topic(one) in self._books),
         ]
 
     def parse(self, frame: bytes, recv: int) -> Iterable[Output]:
@@ -231,7 +231,7 @@ class Htx(ChannelAdapter):
                 case "depth.step0":
                     return self._whole(message, stream, recv)
                 case channel if _is_mbp(channel):
-                    return self._update(message, self._books[stream], recv)
+                    return self._update(message, self._books[message.ch], recv)
             return self._uncarried(message.ch)
         except (ValueError, RecursionError) as e:
             raise BadPayload(self.name, frame, str(e)) from e
@@ -240,15 +240,17 @@ class Htx(ChannelAdapter):
         out: list[Output] = []
         for one in streams:
             out += [_request("unsub", one), _request("sub", one)]
-            if one in self._books:
+            if _topic(one) in self._books:
                 out.append(_request("req", one))
         return out
 
     def whole(self, native: str, ts: int | None, recv: int) -> Sequence[Output]:
         found: list[Output] = []
-        for stream, book in (*self._books.items(), *self._wholes.items()):
-            if stream.native == native:
-                found += book.feed.whole(ts, recv)
+        feeds = {topic: book.feed for topic, book in self._books.items()}
+        feeds |= {topic: book.feed for topic, book in self._wholes.items()}
+        for topic, feed in feeds.items():
+            if self._carried[topic][0].native == native:
+                found += feed.whole(ts, recv)
         return found
 
     def marks(self) -> dict[str, Mark]:
@@ -299,17 +301,20 @@ class Htx(ChannelAdapter):
     def _trades(self, message: Frame, native: str, recv: int) -> list[Output]:
         given = sorted(decode_trades(message.tick).data, key=lambda one: one.tradeId)
         trades = [(one, number(one.price), number(one.amount)) for one in given]
-        ids = self._ids.get(native)
+        ids, since = self._ids.get(native), self._since.get(native, MAX_MICROS)
+        if ids is not None and ids.last is None:
+            # Who comes is told the last trades of before.
+            told = [one.tradeId for one in given if one.ts * 1_000 < since]
+            if told:
+                ids.known(told[-1], recv)
         out: list[Output] = []
         for one, price, size in trades:
             ts = one.ts * 1_000
-            # What was matched before we came is told to who comes.
-            is_old = ts < self._since.get(native, MAX_MICROS)
-            if not is_old:
+            if ts >= since:
                 out += self._pacer.advance(ts)
             if ids is None:
                 continue
-            said = None if is_old and ids.last is None else ids.reach(one.tradeId, recv)
+            said = ids.reach(one.tradeId, recv)
             if said is None:
                 out += ids.known(one.tradeId, recv)
                 continue
@@ -347,7 +352,7 @@ class Htx(ChannelAdapter):
     def _whole(self, message: Frame, stream: Stream, recv: int) -> list[Output]:
         if message.update:  # of 2019
             raise ValueError("a change, where whole books are sent")
-        book, depth = self._wholes[stream], decode_depth(message.tick)
+        book, depth = self._wholes[message.ch], decode_depth(message.tick)
         bids, asks = levels(depth.bids), levels(depth.asks)
         feed, afresh = book.feed, partial(self.resync, (stream,), recv)
         ts = message.ts * 1_000
@@ -372,7 +377,7 @@ class Htx(ChannelAdapter):
     def _replied(self, reply: Frame, recv: int) -> Sequence[Output]:
         """Take a refresh, an ack or a refusal."""
         if reply.status == "ok" and reply.rep:
-            book, refresh = find(self._books, _stream(reply.rep)), decode_refresh(reply.data)
+            book, refresh = find(self._books, reply.rep), decode_refresh(reply.data)
             fresh = Book(book.feed.book.levels)
             fresh.replace(levels(refresh.bids), levels(refresh.asks))
             out = book.refresh(Answer(refresh.seq, fresh), recv)
