@@ -164,7 +164,8 @@ class CryptoComVenue(Venue):
         if method == "unsubscribe":
             known = [one for one in map(_stream, request.params.channels) if one is not None]
             return Ack(tuple(known), (_encode(said | {"code": 0}).decode(),), unsubscribe=True)
-        streams, replies = [], []
+        streams: list[Stream] = []
+        replies: list[dict[str, Any]] = []
         for channel in request.params.channels:
             stream = _stream(channel)
             if stream is None or not self._is_listed(stream.native):
