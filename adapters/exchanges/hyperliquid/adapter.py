@@ -1,0 +1,333 @@
+"""Hyperliquid. Pure.
+
+Source: hyperliquid.gitbook.io, api/websocket. Nothing is numbered: books come whole about twice a
+second, so a lost one heals by itself; trades have ids without order, and who subscribes is first
+told the last ones. Streams of single coins have been seen to fall silent on a living connection:
+they are subscribed afresh.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable, Sequence
+from functools import partial
+from itertools import chain
+
+import msgspec
+
+from adapters.base import Leave, Limits, Output, Plan, Refused, Send, Stream, upstream_gap
+from adapters.book import DepthPacer
+from adapters.channels import RESUBSCRIBE_US, BookStream, ChannelAdapter, find, is_json
+from adapters.exchanges.hyperliquid import listing
+from adapters.exchanges.hyperliquid.frames import (
+    AssetCtx,
+    Bbo,
+    Bbos,
+    Book,
+    Books,
+    Error,
+    PerpCtx,
+    SpotCtx,
+    Trades,
+    decode,
+    decode_type,
+    levels,
+)
+from adapters.text import decimal, signed
+from feed.errors import BadPayload
+from feed.models import Derivative, Instrument, Level, Quote, Side, Ticker, Trade
+
+BOOK_LEVELS = 20
+#: A book that stands still is said again after so much exchange time, µs: it comes all the time,
+#: and a topic of which nothing comes would be taken for dead.
+RESTATE_US = 30_000_000
+#: So many trades of a topic are known again by their ids.
+KNOWN_TRADES = 1_000
+#: Channel -> the kinds it feeds; the book feeds ``quote`` where ``bbo`` is not subscribed to.
+FEEDS = {
+    "l2Book": ("book", "depth", "quote"),
+    "bbo": ("quote",),
+    "trades": ("trade",),
+    "activeAssetCtx": ("ticker", "derivative"),
+}
+SIDES: dict[str, Side] = {"B": "buy", "A": "sell"}
+
+_encode = msgspec.json.Encoder().encode
+_CHANNEL = re.compile(rb'"channel"\s*:\s*"(\w{1,40})"')
+_COIN = re.compile(rb'"coin"\s*:\s*"([^"]{1,64})"')
+_NAMED = re.compile(r'"(type|coin)"\s*:\s*"([^"]+)"')
+
+
+def _request(method: str, stream: Stream) -> Send:
+    subscription = {"type": stream.channel, "coin": stream.native}
+    return Send(_encode({"method": method, "subscription": subscription}).decode())
+
+
+def _changes(old: Iterable[Level], new: Sequence[Level]) -> list[Level]:
+    """Return what makes one side of a whole book into the next."""
+    known, prices = set(old), {price for price, _ in new}
+    gone: list[Level] = [(price, "0") for price, _ in known if price not in prices]
+    return gone + [level for level in new if level not in known]
+
+
+class Hyperliquid(ChannelAdapter):
+    """Hyperliquid's perpetuals and spot pairs."""
+
+    name = "hyperliquid"
+    ws_url = "wss://api.hyperliquid.xyz"
+    rest_url = "https://api.hyperliquid.xyz"
+    path = "/ws"
+    listing_paths = ('/info#{"type":"allPerpMetas"}', '/info#{"type":"spotMeta"}')
+    kinds = frozenset(chain.from_iterable(FEEDS.values()))
+    # An address may have 1,000 subscriptions, send 2,000 messages a minute and open 30 connections
+    # in it. A connection on which nothing was sent for a minute is closed.
+    limits = Limits(
+        frames_per_s=10,
+        streams_per_connection=500,
+        connects=30,
+        connects_window_s=60,
+        ping_every_s=10,
+        silent_after_s=25,
+    )
+    ignored = {
+        "candle": "candles are made from the trades, so that they mean the same everywhere",
+        "allMids": "a price between others is none",
+        "allDexsAssetCtxs": "each coin's own is carried",
+        "notification": "private",
+        "post": "answers a request that we don't make",
+    }
+
+    @classmethod
+    def instruments(cls, bodies: Sequence[bytes]) -> list[Instrument]:
+        return listing.read(cls.name, bodies)
+
+    @classmethod
+    def instrument(cls, native: str) -> Instrument | None:
+        return listing.name(cls.name, native)
+
+    @classmethod
+    def streams(cls, instrument: Instrument, kinds: Collection[str]) -> list[Stream]:
+        offered = FEEDS | {"l2Book": ("book", "depth")}
+        if instrument.type == "spot":
+            offered["activeAssetCtx"] = ("ticker",)
+        wanted = set(kinds)
+        return [
+            Stream(channel, instrument.native)
+            for channel, fed in offered.items()
+            if not wanted.isdisjoint(fed)
+        ]
+
+    @classmethod
+    def feeding(cls, channels: Iterable[str]) -> dict[str, str]:
+        given = set(channels)
+        return {kind: channel for channel in FEEDS if channel in given for kind in FEEDS[channel]}
+
+    @classmethod
+    def book_levels(cls, channel: str) -> int:
+        return BOOK_LEVELS
+
+    @classmethod
+    def topics(
+        cls, streams: Collection[Stream], instrument: Instrument, kinds: Collection[str]
+    ) -> dict[str, str]:
+        spot = {"derivative"} if instrument.type == "spot" else set()
+        return super().topics(streams, instrument, set(kinds) - spot)
+
+    def __init__(self, plan: Plan, kinds: Collection[str]) -> None:
+        super().__init__(plan, kinds)
+        self._pacer = DepthPacer()
+        self._topics = {
+            native: self.topics(plan.streams, instrument, self.wanted)
+            for native, instrument in plan.instruments.items()
+        }
+        self._books = {
+            one.native: self._book(one) for one in plan.streams if one.channel == "l2Book"
+        }
+        #: Coin -> exchange time of the last ``book`` event.
+        self._said: dict[str, int] = {}
+        #: Our topic -> ids of its last trades; None before the first message.
+        self._known: dict[str, dict[int, None]] = {}
+        #: Coin -> price of its last trade, which the context doesn't tell.
+        self._prices: dict[str, str] = {}
+        #: Trade topics whose last entry is the gap of an unreadable frame.
+        self._doubted: set[str] = set()
+        #: Our topic -> the values last emitted.
+        self._shown: dict[str, tuple[str | None, ...]] = {}
+        #: Before this time an unreadable state is not asked for again.
+        self._asked: dict[Stream, int] = {}
+
+    def _book(self, stream: Stream) -> BookStream:
+        own = [one.channel for one in self.plan_.streams if one.native == stream.native]
+        fed = self.feeding(own)
+        topics = {
+            kind: topic
+            for kind, topic in self._topics[stream.native].items()
+            if fed[kind] == stream.channel
+        }
+        return BookStream(stream, topics, BOOK_LEVELS, self._pacer)
+
+    def opened(self) -> Sequence[Send]:
+        return [_request("subscribe", one) for one in self.plan_.streams]
+
+    def ping(self) -> str | None:
+        return '{"method":"ping"}'
+
+    def parse(self, frame: bytes, recv: int) -> Iterable[Output]:
+        try:
+            match decode(frame):
+                case Bbos(data):
+                    return self._bbo(data, recv)
+                case Trades() as trades:
+                    return self._trades(trades, recv)
+                case Books(data):
+                    return self._whole(data, recv)
+                case PerpCtx(data) | SpotCtx(data):
+                    return self._ctx(data, recv)
+                case Error(reason):
+                    return self._error(reason)
+        except (ValueError, RecursionError) as e:
+            if self._is_ignored(frame):
+                return ()
+            raise BadPayload(self.name, frame, str(e)) from e
+        return ()
+
+    def unread(self, frame: bytes, recv: int) -> Iterable[Output]:
+        """Declare trades lost, and ask again for states; the next book comes by itself."""
+        channel, coin = _CHANNEL.search(frame), _COIN.search(frame)
+        if coin is None and is_json(frame):
+            return ()
+        name = channel[1].decode().replace("activeSpot", "active") if channel else None
+        native = coin[1].decode(errors="replace") if coin else None
+        out: list[Output] = []
+        for stream in self.plan_.streams:
+            if name not in (None, stream.channel) or native not in (None, stream.native):
+                continue
+            if stream.channel == "trades":
+                topic = self._topics[stream.native].get("trade")
+                if topic is not None and topic not in self._doubted:
+                    self._doubted.add(topic)
+                    out.append(upstream_gap(topic, recv, "upstream_sequence", None))
+            elif stream.channel != "l2Book" and recv >= self._asked.get(stream, 0):
+                self._asked[stream] = recv + RESUBSCRIBE_US
+                out += self.resync((stream,), recv)
+        return out
+
+    def resync(self, streams: Sequence[Stream], recv: int) -> Sequence[Output]:
+        out: list[Output] = []
+        for stream in streams:
+            topic = self._topics[stream.native].get("trade")
+            if stream.channel == "trades" and topic is not None:
+                # The last trades are told again, and those that are new among them emitted; that
+                # they reach back far enough is proven by nothing.
+                out.append(upstream_gap(topic, recv, "upstream_sequence", None))
+            out += [_request(method, stream) for method in ("unsubscribe", "subscribe")]
+        return out
+
+    def whole(self, native: str, ts: int | None, recv: int) -> Sequence[Output]:
+        book = self._books.get(native)
+        return () if book is None else book.feed.whole(ts, recv)
+
+    def _is_ignored(self, frame: bytes) -> bool:
+        try:
+            return decode_type(frame).channel in self.ignored
+        except (ValueError, RecursionError):
+            return False
+
+    def _whole(self, data: Book, recv: int) -> list[Output]:
+        book = find(self._books, data.coin)
+        feed, afresh = book.feed, partial(self.resync, (book.stream,), recv)
+        bids, asks = levels(data.levels[0]), levels(data.levels[1])
+        ts = data.time * 1_000
+        out = [*self._pacer.advance(ts)]
+        if not feed.is_live:
+            if not book.start(bids, asks) or feed.book.is_crossed:
+                return out + book.lost("snapshot", recv, afresh)
+            self._said[data.coin] = ts
+            return out + feed.restart(ts, recv)
+        old_bids, old_asks = feed.book.window()
+        events = feed.delta(_changes(old_bids, bids), _changes(old_asks, asks), ts, recv)
+        if feed.book.is_crossed:
+            return out + book.lost("crossed", recv, afresh)
+        if not events and ts >= self._said[data.coin] + RESTATE_US:
+            events = feed.whole(ts, recv)
+        if events:
+            self._said[data.coin] = ts
+        return out + events
+
+    def _bbo(self, data: Bbo, recv: int) -> list[Output]:
+        topics, ts = find(self._topics, data.coin), data.time * 1_000
+        bid, ask = data.bbo
+        values = (
+            *((decimal(bid.px), decimal(bid.sz)) if bid is not None else (None, None)),
+            *((decimal(ask.px), decimal(ask.sz)) if ask is not None else (None, None)),
+        )
+        out = [*self._pacer.advance(ts)]
+        if self._is_news(topics.get("quote"), values):
+            out.append(Quote(topics["quote"], 0, ts, recv, 0, *values))
+        return out
+
+    def _trades(self, message: Trades, recv: int) -> list[Output]:
+        trades = [
+            (one, find(self._topics, one.coin).get("trade"), decimal(one.px), decimal(one.sz))
+            for one in message.data
+        ]
+        # What comes first of a coin are trades of before: not emitted, but known from now on.
+        old = {topic for _, topic, _, _ in trades} - self._known.keys()
+        out: list[Output] = []
+        for one, topic, price, size in trades:
+            if topic is None:
+                continue
+            self._doubted.discard(topic)
+            known = self._known.setdefault(topic, {})
+            if one.tid in known:
+                continue
+            known[one.tid] = None
+            self._prices[one.coin] = price
+            if len(known) > KNOWN_TRADES:
+                del known[next(iter(known))]
+            if topic not in old:
+                ts = one.time * 1_000
+                out += self._pacer.advance(ts)
+                out.append(Trade(topic, 0, ts, recv, 0, str(one.tid), price, size, SIDES[one.side]))
+        return out
+
+    def _ctx(self, data: AssetCtx, recv: int) -> list[Output]:
+        topics, ctx = find(self._topics, data.coin), data.ctx
+        opened, base, quote, mark, index, interest = (
+            decimal(text) if text is not None else None
+            for text in (
+                ctx.prev_day_px,
+                ctx.day_base_vlm,
+                ctx.day_ntl_vlm,
+                ctx.mark_px,
+                ctx.oracle_px,
+                ctx.open_interest,
+            )
+        )
+        rate = signed(ctx.funding) if ctx.funding is not None else None
+        last = self._prices.get(data.coin)
+        out: list[Output] = []
+        if self._is_news(topics.get("ticker"), (last, opened, base, quote)):
+            day = (last, opened, None, None, base, quote, None, None)
+            out.append(Ticker(topics["ticker"], 0, None, recv, 0, *day))
+        if self._is_news(topics.get("derivative"), (mark, index, rate, interest)):
+            derived = (mark, index, rate, None, interest)
+            out.append(Derivative(topics["derivative"], 0, None, recv, 0, *derived))
+        return out
+
+    def _is_news(self, topic: str | None, values: tuple[str | None, ...]) -> bool:
+        """Whether the topic is wanted and one of its values has changed."""
+        if topic is None or self._shown.get(topic) == values:
+            return False
+        self._shown[topic] = values
+        return True
+
+    def _error(self, reason: str) -> Sequence[Output]:
+        """Find out what is refused: the request is repeated in the text."""
+        if reason.startswith("Already"):  # (un)subscribed
+            return ()
+        named = dict(_NAMED.findall(reason))
+        stream = Stream(named.get("type", ""), named.get("coin", ""))
+        if stream in self.plan_.streams:
+            return (Refused((stream,), reason[:200]),)
+        return (Leave("error"),)
