@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Sequence
+from functools import lru_cache
 
 import msgspec
 
@@ -39,17 +40,29 @@ FEEDS = {"trade": ("trade",), "orderbook": ("book", "depth", "quote"), "ticker":
 
 _encode = msgspec.json.Encoder().encode
 _CODE = re.compile(rb'"type"\s*:\s*"(\w{1,20})"(?:\s*,\s*"code"\s*:\s*"([\w-]{1,40})")?')
-#: The levels of one side, price -> size.
-_Levels = dict[str, str]
+#: The levels of one side, by their prices as numbers.
+_Levels = dict[float, Level]
+
+
+@lru_cache(maxsize=1 << 14)
+def _level(price: bytes, size: bytes) -> tuple[float, Level] | None:
+    """Return a level under its price; None for size 0. Most are as they were in the last message.
+
+    Raises:
+        ValueError: One of them is not a number.
+    """
+    level = number(price), number(size)
+    return (float(level[0]), level) if float(level[1]) else None
 
 
 def _levels(pairs: Iterable[tuple[msgspec.Raw, msgspec.Raw]]) -> _Levels:
     """Return a side's levels that are any; ValueError where two have one price."""
-    read = [(number(price), number(size)) for price, size in pairs]
-    given = [level for level in read if float(level[1])]
-    if len({float(price) for price, _ in given}) != len(given):
+    read = (_level(bytes(price), bytes(size)) for price, size in pairs)
+    given = [level for level in read if level is not None]
+    found = dict(given)
+    if len(found) != len(given):
         raise ValueError("two levels have one price")
-    return dict(given)
+    return found
 
 
 def _sides(units: list[Unit]) -> tuple[_Levels, _Levels]:
@@ -59,8 +72,8 @@ def _sides(units: list[Unit]) -> tuple[_Levels, _Levels]:
 
 def _changes(old: _Levels, new: _Levels) -> list[Level]:
     """Return what makes one side the other, what is gone first."""
-    gone = [(price, "0") for price in old if price not in new]
-    return gone + [(price, size) for price, size in new.items() if old.get(price) != size]
+    gone: list[Level] = [(level[0], "0") for price, level in old.items() if price not in new]
+    return gone + [level for price, level in new.items() if old.get(price) != level]
 
 
 class Bithumb(ChannelAdapter):
@@ -241,12 +254,12 @@ class Bithumb(ChannelAdapter):
         new_bids, new_asks = _sides(told.units)
         ts = micros(told.timestamp)
         out = [*self._pacer.advance(ts)]
-        if new_bids and new_asks and max(map(float, new_bids)) >= min(map(float, new_asks)):
+        if new_bids and new_asks and max(new_bids) >= min(new_asks):
             return out + feed.broken("crossed", recv)
         bids, asks = self._told.get(told.code, ({}, {}))
         self._told[told.code] = new_bids, new_asks
         if not feed.is_live:
-            return out + feed.snapshot(new_bids.items(), new_asks.items(), ts, recv)
+            return out + feed.snapshot(new_bids.values(), new_asks.values(), ts, recv)
         return out + feed.delta(_changes(bids, new_bids), _changes(asks, new_asks), ts, recv)
 
     def _ticker(self, frame: bytes, recv: int) -> list[Output]:
