@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,6 +20,27 @@ class Frame(NamedTuple):
     stream: Stream | None
     body: bytes
     is_text: bool
+
+
+def once(lines: Sequence[TapeLine], venue: Venue) -> Iterator[tuple[TapeLine, Stream | None]]:
+    """Yield the lines, received ones with their stream; each stream of one connection at a time.
+
+    A recorder may have had the same stream on several: mixed, they would make neither's book. It
+    goes on with one that began after the first had ended.
+    """
+    ends = {line.conn: at for at, line in enumerate(lines) if line.dir == "in"}
+    begins: dict[str | None, int] = {}
+    owners: dict[Stream, str | None] = {}
+    for at, line in enumerate(lines):
+        stream = venue.stream_of(line) if line.dir == "in" else None
+        if line.dir == "in":
+            begins.setdefault(line.conn, at)
+        if stream is not None:
+            owner = owners.setdefault(stream, line.conn)
+            if owner != line.conn and ends[owner] > begins[line.conn]:
+                continue
+            owners[stream] = line.conn
+        yield line, stream
 
 
 class Recording:
@@ -39,14 +60,13 @@ class Recording:
         self.bodies: dict[str, list[bytes]] = {}
         first_at: float | None = None
         at = 0.0
-        for line in lines:
+        for line, stream in once(lines, venue):
             if line.dir == "rest":
                 key = venue.rest_key_of(line)
                 if key is not None:
                     self.bodies.setdefault(key, []).append(tape.body(line))
             if line.dir != "in":
                 continue
-            stream = venue.stream_of(line)
             if stream is None and not venue.is_broadcast(line):
                 continue
             if line.t is not None:

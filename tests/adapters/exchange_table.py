@@ -67,8 +67,8 @@ def carries() -> str:
         "kinds",
         "what shows a loss",
         "checksum",
-        "missed trades fetched",
-        "our pace",
+        "fetches missed trades",
+        "pace",
     )
     return table(head, rows)
 

@@ -16,7 +16,9 @@ FOLDERS = {
     "kraken": "kraken-v2",
 }
 #: Recordings that are not read -> why.
-RETIRED: dict[str, str] = {}
+RETIRED = {
+    "bithumb/session_20210602": "of an API that is gone (pubwss.bithumb.com)",
+}
 
 
 def folder(exchange: str) -> Path:

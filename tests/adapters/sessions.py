@@ -16,6 +16,7 @@ from msgspec.structs import replace
 from adapters import tape
 from adapters.base import Adapter, Checkpoint, Fetch, Output, Plan, Stream, Venue
 from adapters.book import DEPTH_LEVELS
+from adapters.recording import once
 from adapters.registry import REGISTRY
 from feed.errors import BadPayload
 from feed.models import (
@@ -73,6 +74,7 @@ class Session:
         streams: Those with data.
         listed: What its recorded listing lists; empty where it has none.
         bodies: REST key -> recorded bodies.
+        control: Those of the frames that belong to no stream: acknowledgements, pings.
         unfed: Those of the frames whose streams feed nothing: they need not be looked into.
     """
 
@@ -88,22 +90,24 @@ class Session:
         mine = getattr(cls, "path", "")
         # Two markets of one exchange on one tape are told apart by their path.
         shared = len(set(paths.values())) > 1 and mine in paths.values()
-        received = [
-            line
-            for line in lines
+        of_stream = [
+            (line, stream)
+            for line, stream in once(lines, venue)
             if line.dir == "in" and not (shared and paths.get(line.conn) != mine)
         ]
+        received = [line for line, _ in of_stream]
         self.cls = cls
         self.venue = venue
         self.frames = [tape.body(line) for line in received]
         self.streams = sorted(
-            {stream for line in received if (stream := venue.stream_of(line))},
+            {stream for _, stream in of_stream if stream},
             key=lambda stream: (stream.native, stream.channel),
         )
+        self.control = {tape.body(line) for line, stream in of_stream if stream is None}
         self.unfed = {
             tape.body(line)
-            for line in received
-            if (stream := venue.stream_of(line))
+            for line, stream in of_stream
+            if stream
             and (instrument := cls.instrument(stream.native))
             and not cls.carried([stream], instrument, cls.kinds)[0]
         }

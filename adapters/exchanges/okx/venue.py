@@ -77,8 +77,6 @@ class OkxVenue(Venue):
         self._natives: dict[str, str] = {}
         #: Index -> the contract its frames count for.
         self._followers: dict[str, str] = {}
-        #: Stream -> the connection that had it first: a recorder may have had it on several.
-        self._connections: dict[Stream, str | None] = {}
 
     def scan(self, line: TapeLine) -> None:
         frame = received(line, _decode_frame)
@@ -91,14 +89,9 @@ class OkxVenue(Venue):
             self._natives[native] = TYPES[named.type]
             if named.type != "spot":
                 self._followers.setdefault(index(native), native)
-        stream = self._stream(line)
-        if stream is not None:
-            self._connections.setdefault(stream, line.conn)
 
     def stream_of(self, line: TapeLine) -> Stream | None:
-        stream = self._stream(line)
-        is_first = stream is not None and self._connections.get(stream, line.conn) == line.conn
-        return stream if is_first else None
+        return self._stream(line)
 
     def is_broadcast(self, line: TapeLine) -> bool:
         frame = received(line, _decode_frame)
