@@ -28,8 +28,8 @@ from adapters.base import (
     TapeLine,
 )
 from adapters.channels import RESUBSCRIBE_US
+from adapters.checksums import alternating
 from adapters.exchanges.okx.adapter import PAGE, Okx
-from adapters.exchanges.okx.frames import checksum
 from adapters.exchanges.okx.requests import ARGS_PER_REQUEST
 from adapters.exchanges.okx.venue import OkxVenue
 from feed.errors import BadPayload
@@ -195,7 +195,7 @@ def test_the_checksum_alternates_and_goes_on_with_the_longer_side() -> None:
     bids: list[Level] = [("3366.1", "7")]
     asks: list[Level] = [("3366.8", "9"), ("3368", "8"), ("3372", "8")]
     text = "3366.1:7:3366.8:9:3368:8:3372:8"  # the documentation's example
-    assert checksum(bids, asks) & 0xFFFF_FFFF == zlib.crc32(text.encode())
+    assert alternating(bids, asks) & 0xFFFF_FFFF == zlib.crc32(text.encode())
 
 
 def test_a_broken_chain_makes_the_book_invalid_until_a_snapshot() -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 from adapters.base import Output
 from adapters.channels import BookStream
+from adapters.checksums import alternating
 from adapters.exchanges.okx import frames
 from feed.models import Level
 
@@ -50,7 +51,7 @@ class ProvenBook(BookStream):
         else:
             feed.book.apply(bids, asks)
         if failed is None and given.seqId is None:
-            failed = None if frames.checksum(*feed.book.top(25)) == given.checksum else "checksum"
+            failed = None if alternating(*feed.book.top(25)) == given.checksum else "checksum"
         self._is_whole, self._last = failed is None, given.seqId
         if failed is not None:
             return self.lost(failed, recv, afresh)

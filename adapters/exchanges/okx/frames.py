@@ -1,4 +1,4 @@
-"""OKX v5's messages, and the checksum that its books had until 2026. Pure.
+"""OKX v5's messages. Pure.
 
 Times are text in ms, which the decoders read as numbers. A level is price, size, a field that is
 out of use, and the number of orders.
@@ -6,11 +6,8 @@ out of use, and the number of orders.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from functools import lru_cache
-from itertools import chain, zip_longest
+from collections.abc import Iterable
 from typing import Annotated, Literal
-from zlib import crc32
 
 import msgspec
 
@@ -187,18 +184,6 @@ def decode_past(body: bytes) -> list[Trade]:
 def levels(given: Iterable[RawLevel]) -> list[Level]:
     """Return the levels with both numbers checked; ValueError where one is none."""
     return [(decimal(level.price), decimal(level.size)) for level in given]
-
-
-@lru_cache(maxsize=1 << 16)
-def _text(level: Level) -> str:
-    return f"{level[0]}:{level[1]}"
-
-
-def checksum(bids: Sequence[Level], asks: Sequence[Level]) -> int:
-    """Return OKX's CRC32 of the best 25 levels a side, best first: signed, over the digits."""
-    pairs = zip_longest(map(_text, bids), map(_text, asks))
-    found = crc32(":".join(filter(None, chain.from_iterable(pairs))).encode())
-    return found - (1 << 32) if found >> 31 else found
 
 
 def from_millis(text: str) -> int | None:

@@ -1,0 +1,400 @@
+"""Bitget v2, public channels: spot, and futures margined in USDT, USDC or coins. Pure.
+
+Source: bitget.com/docs/classic, websocket. ``books`` is a snapshot of up to 500 levels and then
+what changed, 100 ms apart; each update names the one before it. ``books1`` is the best quote, each
+time whole. A ticker is whole as well, with the state of a contract. Trade ids are no count: what
+comes first is of before we came, and is but remembered.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection, Iterable, Sequence
+from functools import partial
+from typing import ClassVar
+
+import msgspec
+
+from adapters.base import Health, Leave, Limits, Output, Plan, Refused, Send, Stream, upstream_gap
+from adapters.book import DepthPacer
+from adapters.channels import ChannelAdapter, find, is_json
+from adapters.exchanges.bitget import frames
+from adapters.exchanges.bitget.book import ProvenBook
+from adapters.exchanges.bitget.frames import Arg
+from adapters.exchanges.bitget.listing import name_future, name_spot, read_futures, read_spot
+from adapters.text import MAX_MICROS, decimal, signed
+from feed.errors import BadPayload
+from feed.models import Derivative, Instrument, Quote, Ticker, Trade
+
+#: Levels a side of a snapshot, at most; the exchange says what leaves them.
+BOOK_LEVELS = 500
+#: 4,096 bytes a request are allowed, of which an argument takes some 70.
+ARGS_PER_REQUEST = 40
+#: So many trades of a topic are known again by their ids.
+KNOWN_TRADES = 1_000
+#: Code: too many requests.
+TOO_MANY = "30006"
+
+_encode = msgspec.json.Encoder().encode
+#: How nearly every message with data begins.
+_HEAD = re.compile(rb'\{"action":"\w+","arg":\{"instType":"[\w-]+","channel":"(\w+)"').match
+_CHANNEL = re.compile(rb'"channel"\s*:\s*"([^"]{1,64})"')
+_NATIVE = re.compile(rb'"instId"\s*:\s*"([^"]{1,64})"')
+_VARIANT = re.compile(r"^candle\w+$")
+
+
+def _optional(text: str) -> str | None:
+    return decimal(text) if text else None
+
+
+def _request(op: str, args: Sequence[Arg]) -> Send:
+    return Send(_encode({"op": op, "args": args}).decode())
+
+
+class _Bitget(ChannelAdapter):
+    """What both markets have in common."""
+
+    ws_url = "wss://ws.bitget.com"
+    rest_url = "https://api.bitget.com"
+    path = "/v2/ws/public"
+    proofs = {"book": "each update names the number of the one before"}
+    checksum = "CRC32 of the best 25 levels a side, where an update has no number (before 2026)"
+    # 10 messages a second, 240 requests an hour; fewer than 50 channels a connection are advised.
+    # A quiet symbol is silent, so is a connection of quiet ones but for its tickers.
+    limits = Limits(
+        frames_per_s=5,
+        streams_per_connection=48,
+        connects=300,
+        connects_window_s=300,
+        silent_after_s=15,
+        ping_every_s=25,
+    )
+    ignored = {
+        "candle": "candles are made from the trades, so that they mean the same everywhere",
+        "books5": "the best levels alone; depth is made from the book, which is proven",
+        "books15": "the best levels alone; depth is made from the book, which is proven",
+        "auction": "auctions are no trades",
+    }
+    #: Channel -> the kinds it feeds; of several that feed one the last counts.
+    feeds: ClassVar[dict[str, tuple[str, ...]]] = {
+        "books": ("book", "depth", "quote"),
+        "books1": ("quote",),
+        "trade": ("trade",),
+        "ticker": ("ticker",),
+    }
+
+    @classmethod
+    def inst_type(cls, instrument: Instrument) -> str:
+        """Return Bitget's name of the instrument's market."""
+        if instrument.type == "spot":
+            return "SPOT"
+        return f"{'COIN' if instrument.inverse else instrument.quote}-FUTURES"
+
+    @classmethod
+    def streams(cls, instrument: Instrument, kinds: Collection[str]) -> list[Stream]:
+        wanted = set(kinds)
+        fed = cls.feeds | {"books": ("book", "depth")}
+        return [
+            Stream(channel, instrument.native)
+            for channel in fed
+            if not wanted.isdisjoint(fed[channel])
+        ]
+
+    @classmethod
+    def feeding(cls, channels: Iterable[str]) -> dict[str, str]:
+        given = set(channels)
+        return {
+            kind: channel
+            for channel in cls.feeds
+            if channel in given
+            for kind in cls.feeds[channel]
+        }
+
+    @classmethod
+    def book_levels(cls, channel: str) -> int:
+        return BOOK_LEVELS
+
+    def __init__(self, plan: Plan, kinds: Collection[str]) -> None:
+        super().__init__(plan, kinds)
+        self._pacer = DepthPacer()
+        self._topics = {
+            native: self.topics(plan.streams, instrument, self.wanted)
+            for native, instrument in plan.instruments.items()
+        }
+        self._types = {
+            native: self.inst_type(instrument) for native, instrument in plan.instruments.items()
+        }
+        self._args = {
+            one: Arg(self._types[one.native], one.channel, one.native) for one in plan.streams
+        }
+        self._books = {
+            one.native: self._book(one) for one in plan.streams if one.channel == "books"
+        }
+        #: Symbol -> what ``books1`` said last; those whose bid is not below the ask.
+        self._best: dict[str, object] = {}
+        self._crossed: set[str] = set()
+        #: Our topic -> the values last emitted.
+        self._shown: dict[str, tuple[str | int | None, ...]] = {}
+        #: Our topic -> ids of its last trades; they carry no order, so a repeat shows in no other
+        #: way.
+        self._known: dict[str, dict[str, None]] = {}
+        #: Trade topics whose last entry is the gap of an unreadable frame.
+        self._doubted: set[str] = set()
+        self._takers: dict[bytes, Callable[[bytes, int], Sequence[Output]]] = {
+            b"books": self._updates,
+            b"books1": self._bests,
+            b"trade": self._trades,
+            b"ticker": self._tickers,
+        }
+
+    def _book(self, stream: Stream) -> ProvenBook:
+        own = [one.channel for one in self.plan_.streams if one.native == stream.native]
+        fed = self.feeding(own)
+        topics = {
+            kind: topic
+            for kind, topic in self._topics[stream.native].items()
+            if fed[kind] == stream.channel
+        }
+        return ProvenBook(stream, topics, BOOK_LEVELS, self._pacer)
+
+    def opened(self) -> Sequence[Send]:
+        args = list(self._args.values())
+        return [
+            _request("subscribe", args[at : at + ARGS_PER_REQUEST])
+            for at in range(0, len(args), ARGS_PER_REQUEST)
+        ]
+
+    def ping(self) -> str | None:
+        return "ping"
+
+    def parse(self, frame: bytes, recv: int) -> Iterable[Output]:
+        try:
+            head = _HEAD(frame)
+            take = self._takers.get(head[1]) if head else None
+            if take is not None:
+                return take(frame, recv)
+            if frame == b"pong":
+                return ()
+            return self._other(frame, recv)
+        except (ValueError, RecursionError) as e:
+            raise BadPayload(self.name, frame, str(e)[:200]) from e
+
+    def unread(self, frame: bytes, recv: int) -> Iterable[Output]:
+        """Doubt the trades: they alone carry neither a number nor the whole state."""
+        channel, native = _CHANNEL.search(frame), _NATIVE.search(frame)
+        if channel[1] != b"trade" if channel else is_json(frame):
+            return ()
+        name = native[1].decode(errors="replace") if native else None
+        return self._doubt(
+            (
+                one.native
+                for one in self.plan_.streams
+                if one.channel == "trade" and name in (None, one.native)
+            ),
+            recv,
+        )
+
+    def resync(self, streams: Sequence[Stream], recv: int) -> Sequence[Output]:
+        # Nothing numbers trades: what comes meanwhile is lost unseen.
+        traded = (one.native for one in streams if one.channel == "trade")
+        return [*self._doubt(traded, recv), *self._afresh([self._args[one] for one in streams])]
+
+    def whole(self, native: str, ts: int | None, recv: int) -> Sequence[Output]:
+        book = self._books.get(native)
+        return () if book is None else book.feed.whole(ts, recv)
+
+    def _afresh(self, args: Sequence[Arg]) -> Sequence[Output]:
+        return [_request(op, args) for op in ("unsubscribe", "subscribe")]
+
+    def _doubt(self, natives: Iterable[str], recv: int) -> list[Output]:
+        """Declare that trades of these may be missing, once until one comes."""
+        topics = [self._topics[native].get("trade") for native in natives]
+        new = [one for one in topics if one is not None and one not in self._doubted]
+        self._doubted.update(new)
+        return [upstream_gap(topic, recv, "upstream_sequence", None) for topic in new]
+
+    def _of(self, arg: Arg) -> dict[str, str]:
+        """Return the topics of an instrument of this connection; ValueError for others."""
+        if self._types.get(arg.instId) != arg.instType:
+            raise ValueError(f"{arg.instType[:40]} {arg.instId[:40]!r} is not carried here")
+        return self._topics[arg.instId]
+
+    def _updates(self, frame: bytes, recv: int) -> Sequence[Output]:
+        message = frames.decode_books(frame)
+        self._of(message.arg)
+        book = find(self._books, message.arg.instId)
+        is_start = message.action == "snapshot"
+        given = [(one, frames.levels(one.bids), frames.levels(one.asks)) for one in message.data]
+        afresh = partial(self._afresh, (message.arg,))
+        out: list[Output] = []
+        for one, bids, asks in given:
+            out += self._pacer.advance(one.ts * 1_000)
+            out += book.take(one, bids, asks, is_start, recv, afresh)
+        return out
+
+    def _bests(self, frame: bytes, recv: int) -> Sequence[Output]:
+        message = frames.decode_books(frame)
+        native = message.arg.instId
+        topic = self._of(message.arg).get("quote")
+        out: list[Output] = []
+        given = [(one.ts, frames.levels(one.bids), frames.levels(one.asks)) for one in message.data]
+        for millis, bids, asks in given:
+            ts = millis * 1_000
+            out += self._pacer.advance(ts)
+            best = bids[0] if bids else (None, None), asks[0] if asks else (None, None)
+            if topic is None or best == self._best.get(native):
+                continue
+            self._best[native] = best
+            out += self._quote(native, Quote(topic, 0, ts, recv, 0, *best[0], *best[1]))
+        return out
+
+    def _quote(self, native: str, quote: Quote) -> Sequence[Output]:
+        """Return a quote, unless it is crossed."""
+        bid, ask = quote.bid, quote.ask
+        is_crossed = bid is not None and ask is not None and float(bid) >= float(ask)
+        if is_crossed == (native in self._crossed):
+            return () if is_crossed else (quote,)
+        if is_crossed:
+            self._crossed.add(native)
+            return (Health(native, ("quote",), "invalid", "crossed"),)
+        self._crossed.discard(native)
+        return (quote, Health(native, ("quote",), "live", None))
+
+    def _trades(self, frame: bytes, recv: int) -> Sequence[Output]:
+        message = frames.decode_trades(frame)
+        topic = self._of(message.arg).get("trade")
+        # In what order several come is documented nowhere; ids rise with time.
+        given = [
+            (one, decimal(one.price), decimal(one.size))
+            for one in sorted(message.data, key=lambda one: (one.ts, len(one.tradeId), one.tradeId))
+        ]
+        out: list[Output] = []
+        if topic is None:
+            return out
+        known = self._known.setdefault(topic, {})
+        is_old = message.action == "snapshot"
+        for one, price, size in given:
+            if one.tradeId in known:
+                continue
+            known[one.tradeId] = None
+            if len(known) > KNOWN_TRADES:
+                del known[next(iter(known))]
+            if is_old:
+                continue
+            ts = one.ts * 1_000
+            self._doubted.discard(topic)
+            out += self._pacer.advance(ts)
+            out.append(Trade(topic, 0, ts, recv, 0, one.tradeId, price, size, one.side))
+        return out
+
+    def _tickers(self, frame: bytes, recv: int) -> Sequence[Output]:
+        message = frames.decode_tickers(frame)
+        topics = self._of(message.arg)
+        given = [(one.ts * 1_000, _day(one), _state(one)) for one in message.data]
+        out: list[Output] = []
+        for ts, day, state in given:
+            out += self._pacer.advance(ts)
+            if self._is_news(topics.get("ticker"), day):
+                out.append(Ticker(topics["ticker"], 0, ts, recv, 0, *day))
+            if self._is_news(topics.get("derivative"), state):
+                out.append(Derivative(topics["derivative"], 0, ts, recv, 0, *state))
+        return out
+
+    def _is_news(self, topic: str | None, values: tuple[str | int | None, ...]) -> bool:
+        """Whether the topic is wanted and one of its values has changed."""
+        if topic is None or self._shown.get(topic) == values:
+            return False
+        self._shown[topic] = values
+        return True
+
+    def _other(self, frame: bytes, recv: int) -> Sequence[Output]:
+        """Take an answer, what is left out on purpose, or data that begins otherwise."""
+        found = frames.decode(frame)
+        if found.event == "error":
+            return self._refused(found)
+        if found.event in ("subscribe", "unsubscribe") or found.op == "unsubscribe":
+            return ()
+        channel = found.arg.channel if found.arg and found.action else ""
+        take = self._takers.get(channel.encode())
+        if take is not None:
+            return take(frame, recv)
+        if _VARIANT.sub("candle", channel) not in self.ignored:
+            raise ValueError(f"unknown message of {channel[:40]!r}")
+        return ()
+
+    def _refused(self, error: frames.Other) -> Sequence[Output]:
+        """Take a refusal, which names its one argument."""
+        if str(error.code) == TOO_MANY:
+            return (Leave("rate_limited"),)
+        reason = f"{error.code} {error.msg}"[:200]
+        streams = tuple(one for one, arg in self._args.items() if arg == error.arg)
+        if not streams:
+            raise ValueError(f"refuses what was not asked for: {reason[:80]}")
+        return (Refused(streams, reason),)
+
+
+def _day(one: frames.TickerFields) -> tuple[str | None, ...]:
+    """Return the figures of 24 hours, as in ``Ticker``."""
+    return (
+        _optional(one.lastPr),
+        _optional(one.open24h),
+        _optional(one.high24h),
+        _optional(one.low24h),
+        _optional(one.baseVolume),
+        _optional(one.quoteVolume),
+        _optional(one.bidPr),
+        _optional(one.askPr),
+    )
+
+
+def _state(
+    one: frames.TickerFields,
+) -> tuple[str | None, str | None, str | None, int | None, str | None]:
+    """Return the state of a contract, as in ``Derivative``; a dated one has no funding."""
+    millis = int(decimal(one.nextFundingTime)) if one.nextFundingTime else 0
+    if millis * 1_000 > MAX_MICROS:
+        raise ValueError(f"no time: {millis}")
+    rate = signed(one.fundingRate) if one.fundingRate else None
+    return (
+        _optional(one.markPrice),
+        _optional(one.indexPrice),
+        rate if millis else None,
+        millis * 1_000 or None,
+        _optional(one.holdingAmount),
+    )
+
+
+class Bitget(_Bitget):
+    """Bitget spot."""
+
+    name = "bitget"
+    listing_paths = ("/api/v2/spot/public/symbols",)
+    kinds = frozenset({"book", "depth", "quote", "trade", "ticker"})
+
+    @classmethod
+    def instruments(cls, bodies: Sequence[bytes]) -> list[Instrument]:
+        return read_spot(cls.name, bodies)
+
+    @classmethod
+    def instrument(cls, native: str) -> Instrument | None:
+        return name_spot(cls.name, native)
+
+
+class BitgetFutures(_Bitget):
+    """Bitget perpetuals and dated futures; sizes are in the base, whatever the margin."""
+
+    name = "bitget-futures"
+    listing_paths = tuple(
+        f"/api/v2/mix/market/contracts?productType={margin}-FUTURES"
+        for margin in ("USDT", "USDC", "COIN")
+    )
+    kinds = frozenset({"book", "depth", "quote", "trade", "ticker", "derivative"})
+    feeds = _Bitget.feeds | {"ticker": ("ticker", "derivative")}
+
+    @classmethod
+    def instruments(cls, bodies: Sequence[bytes]) -> list[Instrument]:
+        return read_futures(cls.name, bodies)
+
+    @classmethod
+    def instrument(cls, native: str) -> Instrument | None:
+        return name_future(cls.name, native)
