@@ -9,6 +9,7 @@ from tests.adapters.tapes import CAPTURES
 #: Folders of recordings that are not called like the exchange.
 FOLDERS = {
     "binance": "binance-spot",
+    "bitget-futures": "bitget",
     "bybit-inverse": "bybit",
     "bybit-linear": "bybit",
     "coinbase": "coinbase-exchange",
@@ -16,7 +17,7 @@ FOLDERS = {
     "kraken": "kraken-v2",
 }
 #: Recordings that are not read -> why.
-RETIRED = {
+RETIRED: dict[str, str] = {
     "bithumb/session_20210602": "of an API that is gone (pubwss.bithumb.com)",
 }
 
