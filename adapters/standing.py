@@ -5,7 +5,8 @@ Made of the tape's own frames: text stays the text recorded. A hole on the tape 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
+from math import inf
 
 import msgspec
 
@@ -59,6 +60,43 @@ class BookStanding(Standing):
         self.sides.clear()
         self.sides.apply(bids, asks)
         self.is_begun = True
+
+
+class CutBook:
+    """A REST book that may have been cut at some number of levels, and what came since.
+
+    Args:
+        cuts: The numbers that can be asked for; a side of exactly so many was cut there.
+    """
+
+    def __init__(
+        self, bids: Sequence[Sequence[str]], asks: Sequence[Sequence[str]], cuts: Collection[int]
+    ) -> None:
+        self._cuts = sorted(cuts, reverse=True)
+        self._sides = Sides()
+        self._sides.apply(bids, asks)
+        # Past its last level nothing is known of a side that was cut.
+        self._worst_bid = float(bids[-1][0]) if len(bids) in cuts else -inf
+        self._worst_ask = float(asks[-1][0]) if len(asks) in cuts else inf
+
+    def apply(self, bids: Iterable[Sequence[str]], asks: Iterable[Sequence[str]]) -> None:
+        self._sides.apply(bids, asks)
+
+    def told(self) -> tuple[list[Level], list[Level]]:
+        """Return both sides, best first.
+
+        One that was cut is cut again where the exchange could have, so that who gets it knows that
+        there is more.
+        """
+        bids, asks = self._sides.bids(), self._sides.asks()
+        if self._worst_bid != -inf:
+            bids = self._cut([level for level in bids if float(level[0]) >= self._worst_bid])
+        if self._worst_ask != inf:
+            asks = self._cut([level for level in asks if float(level[0]) <= self._worst_ask])
+        return bids, asks
+
+    def _cut(self, levels: list[Level]) -> list[Level]:
+        return levels[: next((cut for cut in self._cuts if cut <= len(levels)), 0)]
 
 
 def raw(text: str) -> msgspec.Raw:

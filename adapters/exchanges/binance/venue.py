@@ -10,7 +10,7 @@ import msgspec
 
 from adapters.base import Ack, Rules, Standing, Stream, TapeLine, Venue
 from adapters.exchanges.binance.streams import owner_of
-from adapters.standing import Level, Sides
+from adapters.standing import CutBook, Level
 
 
 class _Frame(msgspec.Struct):
@@ -84,11 +84,7 @@ class _Depth(Standing):
         start = _decode_snapshot(body)
         self._id = start.lastUpdateId
         self._E = start.E
-        self._sides = Sides()
-        self._sides.apply(start.bids, start.asks)
-        # Past its last level nothing is known of a side that was cut.
-        self._worst_bid = float(start.bids[-1][0]) if len(start.bids) in _CUTS else None
-        self._worst_ask = float(start.asks[-1][0]) if len(start.asks) in _CUTS else None
+        self._book = CutBook(start.bids, start.asks, _CUTS)
 
     def take(self, frame: bytes) -> None:
         is_wrapped = frame.startswith(b'{"stream"')
@@ -97,20 +93,10 @@ class _Depth(Standing):
             return
         self._id = update.u
         self._E = None if self._E is None else update.E
-        self._sides.apply(update.b, update.a)
+        self._book.apply(update.b, update.a)
 
     def told(self) -> bytes:
-        bids, asks = self._sides.bids(), self._sides.asks()
-        if self._worst_bid is not None:
-            bids = _cut([level for level in bids if float(level[0]) >= self._worst_bid])
-        if self._worst_ask is not None:
-            asks = _cut([level for level in asks if float(level[0]) <= self._worst_ask])
-        return _encode(_Snapshot(self._id, bids, asks, self._E))
-
-
-def _cut(levels: list[Level]) -> list[Level]:
-    """Cut a side where the exchange could have, so that who gets it knows that there is more."""
-    return levels[: next((cut for cut in _CUTS if cut <= len(levels)), 0)]
+        return _encode(_Snapshot(self._id, *self._book.told(), self._E))
 
 
 class BinanceVenue(Venue):

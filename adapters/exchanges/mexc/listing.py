@@ -1,0 +1,68 @@
+"""MEXC's instruments: its listing, and its symbols read without one. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+from adapters.naming import spot
+from feed.errors import BadPayload
+from feed.models import Instrument
+
+#: Quote assets; longer ones first.
+_QUOTES = "USDT USDC USDE USD1 USDD TUSD EUR BRL TRY BTC ETH SOL".split()
+_STATES = {"1": "trading", "2": "paused", "3": "offline"}
+
+
+class _Listed(msgspec.Struct, rename="camel"):
+    symbol: str
+    status: str
+    base_asset: str
+    quote_asset: str
+    base_asset_precision: int | None = None
+    quote_precision: int | None = None
+
+
+class _Listing(msgspec.Struct):
+    symbols: list[_Listed]
+
+
+_decode = msgspec.json.Decoder(_Listing).decode
+
+
+def _step(places: int | None) -> str | None:
+    """Return the least step of a number with so many decimal places."""
+    if places is None or not 0 <= places <= 40:
+        return None
+    return f"0.{'0' * (places - 1)}1" if places else "1"
+
+
+def read_listing(exchange: str, bodies: Sequence[bytes]) -> list[Instrument]:
+    """Read ``/api/v3/exchangeInfo``.
+
+    Raises:
+        BadPayload: Not that.
+    """
+    try:
+        listed = [one for body in bodies for one in _decode(body).symbols]
+    except (ValueError, RecursionError) as e:
+        raise BadPayload(exchange, b"".join(bodies)[:200], str(e)[:200]) from e
+    return [
+        spot(
+            exchange,
+            one.symbol,
+            one.base_asset,
+            one.quote_asset,
+            price_step=_step(one.quote_precision),
+            size_step=_step(one.base_asset_precision),
+            state=_STATES.get(one.status, one.status.lower()),
+        )
+        for one in listed
+    ]
+
+
+def name_spot(exchange: str, native: str) -> Instrument | None:
+    """Name ``BTCUSDT`` by the quote assets we know; None for others."""
+    quote = next((one for one in _QUOTES if native.endswith(one) and native != one), None)
+    return spot(exchange, native, native.removesuffix(quote), quote) if quote else None
