@@ -413,7 +413,7 @@ def test_pings_are_sent_and_their_answers_are_silent() -> None:
         pytest.param(b'[2,"te",[-1,1,1,1],1,2]', id="trade-number"),
         pytest.param(b"[2,[1,1,1,1],1,2]", id="trade-without-tag"),
         pytest.param(b"[2,[[1,1,1]],1,2]", id="old-trade-too-short"),
-        pytest.param(b'{"event":"subscribed","channel":"book","chanId":7}', id="ack-of-nothing"),
+        pytest.param(b'{"event":"subscribed","channel":"book"}', id="ack-without-number"),
         pytest.param(b'{"event":"surprise"}', id="unknown-event"),
     ],
 )
@@ -422,6 +422,28 @@ def test_a_message_that_breaks_a_rule_is_refused_and_changes_nothing(bad: bytes)
     with pytest.raises(BadPayload):
         parse(reader, [bad])
     assert only(Gap, parse(reader, [wire.start(), wire.trade(5)])) == []
+
+
+def test_what_a_tape_has_of_other_channels_is_left_out_but_counts() -> None:
+    reader, wire = subscribed(), Wire()
+    acks = [
+        b'{"event":"subscribed","channel":"book","symbol":"tBTCUSD","prec":"R0","chanId":7}',
+        b'{"event":"subscribed","channel":"candles","key":"trade:1m:tBTCUSD","chanId":8}',
+        b'{"event":"subscribed","channel":"trades","symbol":"fUSD","chanId":9}',
+    ]
+    frames = [
+        b"[7,[[8537681660,136.39,8.688]],2,1790134400002]",
+        b"[8,[[1574698260000,7379.7,7383.8,7388.3,7379.7,1.6]],3,1790134400003]",
+        b'[9,"fte",[2,1790134399990,1,0.001,30],4,1790134400004]',
+    ]
+    assert len(only(Book, parse(reader, [wire.start()]))) == 1
+    assert parse(reader, [*acks, *frames]) == []
+    wire.last = 4
+    assert only(Gap, parse(reader, [wire.trade(5)])) == []
+    venue = BitfinexVenue()
+    for one in acks:
+        venue.scan(TapeLine(dir="in", raw=one.decode()))
+    assert venue.stream_of(TapeLine(dir="in", raw=frames[0].decode())) is None
 
 
 def test_funding_is_left_out_but_counts() -> None:

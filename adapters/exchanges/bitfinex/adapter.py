@@ -22,8 +22,9 @@ from adapters.book import DepthPacer
 from adapters.channels import BookStream, ChannelAdapter
 from adapters.exchanges.bitfinex.frames import (
     PROVEN,
+    Done,
     Event,
-    amount,
+    State,
     checksum,
     count_or_none,
     decode,
@@ -31,23 +32,22 @@ from adapters.exchanges.bitfinex.frames import (
     decode_int,
     decode_level,
     decode_levels,
-    decode_status,
-    decode_ticker,
-    decode_trade,
     decode_trades,
     is_list,
     micros_or_none,
-    number_or_none,
-    rate_or_none,
+    read_day,
+    read_state,
+    read_trade,
     sides,
 )
 from adapters.exchanges.bitfinex.listing import name, read
-from adapters.text import decimal
 from feed.errors import BadPayload
-from feed.models import Derivative, Instrument, Level, Side, Ticker, Trade
+from feed.models import Derivative, Instrument, Level, Ticker, Trade
 
 #: Of 1, 25, 100 and 250; what leaves these levels is deleted.
 BOOK_LEVELS = 250
+#: Five significant digits; fewer join levels, ``R0`` has single orders.
+PRECISION = "P0"
 #: So many trades of a topic are known again by their ids.
 KNOWN_TRADES = 1_000
 #: No frame comes so many numbers late.
@@ -72,8 +72,6 @@ _RESTART, _MAINTAINED = 20051, 20061
 _encode = msgspec.json.Encoder().encode
 #: What a frame does once its number is known to be the next.
 _Change: TypeAlias = Callable[[int | None, int], Iterable[Output]]
-_Trade: TypeAlias = tuple[int, int, str, str, Side]
-_State: TypeAlias = tuple[str | None, str | None, str | None, int | None, str | None]
 
 
 def _name(channel: str) -> str:
@@ -89,34 +87,8 @@ def _subscribe(stream: Stream) -> Send:
     else:
         request["symbol"] = stream.native
     if channel == "book":
-        request |= {"prec": "P0", "freq": "F0", "len": levels}
+        request |= {"prec": PRECISION, "freq": "F0", "len": levels}
     return Send(_encode(request).decode())
-
-
-def _trade(payload: bytes) -> _Trade:
-    one = decode_trade(payload)
-    side, size = amount(one.amount)
-    return one.id, one.time * 1_000, decimal(str(one.price, "ascii")), size, side
-
-
-def _day(payload: bytes) -> tuple[str | None, ...]:
-    """Return a ticker's values as ours has them; it does not tell where the day began."""
-    one = decode_ticker(payload)
-    last, high, low = map(number_or_none, (one.last, one.high, one.low))
-    volume, bid, ask = map(number_or_none, (one.volume, one.bid, one.ask))
-    return last, None, high, low, volume, None, bid, ask
-
-
-def _state(payload: bytes) -> tuple[int, _State]:
-    """Return a perpetual's state and its time, µs."""
-    one = decode_status(payload)
-    return one.time * 1_000, (
-        number_or_none(one.mark),
-        number_or_none(one.spot),
-        rate_or_none(one.funding),
-        micros_or_none(one.funding_time),
-        number_or_none(one.open_interest),
-    )
 
 
 def _nothing(ts: int | None, recv: int) -> Iterable[Output]:
@@ -148,6 +120,8 @@ class Bitfinex(ChannelAdapter):
     }
     checksum = "CRC32 of the best 25 levels a side, over the digits as sent"
     ignored = {
+        "candles": "candles are made from the trades, so that they mean the same everywhere",
+        "R0": "books of single orders are not carried",
         "fte": "funding is lending, not trading",
         "ftu": "funding is lending, not trading",
     }
@@ -191,9 +165,10 @@ class Bitfinex(ChannelAdapter):
             for one in plan.streams
             if _name(one.channel) == "book"
         }
-        #: Bitfinex's channel and symbol -> what we planned; and what its numbers stand for.
+        #: Bitfinex's channel and symbol -> what we planned.
         self._planned = {(_name(one.channel), one.native): one for one in plan.streams}
-        self._channels: dict[int, Stream] = {}
+        #: What the channels' numbers stand for; None: nothing of ours, as a tape may have it.
+        self._channels: dict[int, Stream | None] = {}
         self._flags = FLAGS
         #: The number of the last frame.
         self._last: int | None = None
@@ -243,14 +218,15 @@ class Bitfinex(ChannelAdapter):
         change: _Change = _nothing
         behind = given.second, given.third
         if first != b'"hb"':
-            stream = self._channels.get(given.channel)
-            if stream is None:
-                raise ValueError(f"channel {given.channel} is not carried here")
+            if given.channel not in self._channels:
+                raise ValueError(f"nobody said what channel {given.channel} is")
+            stream = self._channels[given.channel]
+            tag, payload = "", first
             if first.startswith(b'"'):
-                change = self._read(stream, str(first[1:-1], "ascii"), bytes(given.second))
+                tag, payload = str(first[1:-1], "ascii"), bytes(given.second)
                 behind = given.third, given.fourth
-            else:
-                change = self._read(stream, "", first)
+            if stream is not None:
+                change = self._read(stream, tag, payload)
         number, ts = self._stamps(*behind)
         out = self._arrived(number, recv)
         if out is None:
@@ -297,14 +273,14 @@ class Bitfinex(ChannelAdapter):
             case "book", "cs":
                 return partial(self._proof, self._books[stream.native], decode_int(payload))
             case "trades", "te" | "tu":
-                return partial(self._trade, stream.native, _trade(payload))
+                return partial(self._trade, stream.native, read_trade(payload))
             case "trades", "" if is_list(payload):
                 decode_trades(payload)  # they happened before we came
                 return _nothing
             case "ticker", "":
-                return partial(self._ticker, stream.native, _day(payload))
+                return partial(self._ticker, stream.native, read_day(payload))
             case "status", "":
-                return partial(self._status, stream.native, *_state(payload))
+                return partial(self._status, stream.native, *read_state(payload))
         if tag in self.ignored:
             return _nothing
         raise ValueError(f"unknown {tag[:40]!r} of {stream.channel}")
@@ -336,7 +312,7 @@ class Bitfinex(ChannelAdapter):
     def _lost(self, book: BookStream, reason: str, recv: int) -> list[Output]:
         return book.lost(reason, recv, partial(self._afresh, book.stream))
 
-    def _trade(self, native: str, trade: _Trade, ts: int | None, recv: int) -> Iterable[Output]:
+    def _trade(self, native: str, trade: Done, ts: int | None, recv: int) -> Iterable[Output]:
         topic = self._topics[native].get("trade")
         number, at, price, size, side = trade
         if topic is None:
@@ -361,7 +337,7 @@ class Bitfinex(ChannelAdapter):
         self,
         native: str,
         at: int,
-        state: _State,
+        state: State,
         ts: int | None,
         recv: int,
     ) -> Iterable[Output]:
@@ -404,11 +380,14 @@ class Bitfinex(ChannelAdapter):
         """Take note of what is refused: an error repeats what was asked for."""
         if event.code in _HARMLESS:
             return ()
-        return (Refused((self._stream_of(event),), event.msg or f"error {event.code}"),)
-
-    def _stream_of(self, event: Event) -> Stream:
-        named = event.channel, event.symbol or event.key.removeprefix(_DERIVATIVE)
-        stream = self._planned.get(named)
+        stream = self._stream_of(event)
         if stream is None:
-            raise ValueError(f"{named} was not asked for: {event.msg[:80]}")
-        return stream
+            raise ValueError(f"refuses what was not asked for: {event.msg[:80]}")
+        return (Refused((stream,), event.msg or f"error {event.code}"),)
+
+    def _stream_of(self, event: Event) -> Stream | None:
+        """Return which of our streams is meant; None for what is none."""
+        if event.prec not in ("", PRECISION):
+            return None
+        named = event.channel, event.symbol or event.key.removeprefix(_DERIVATIVE)
+        return self._planned.get(named)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import lru_cache
 from itertools import zip_longest
-from typing import Annotated
+from typing import Annotated, TypeAlias
 from zlib import crc32
 
 import msgspec
@@ -52,6 +52,10 @@ class Trade(msgspec.Struct, array_like=True, gc=False):
     price: msgspec.Raw
 
 
+#: Of a trade: id, time in µs, price, size, side.
+Done: TypeAlias = tuple[int, int, str, str, Side]
+
+
 class TickerFields(msgspec.Struct, array_like=True, gc=False):
     bid: msgspec.Raw
     bid_size: msgspec.Raw
@@ -88,6 +92,10 @@ class Status(msgspec.Struct, array_like=True, gc=False):
     open_interest: msgspec.Raw = _NONE
 
 
+#: Of a perpetual: mark, index, funding rate and time in µs, open interest.
+State: TypeAlias = tuple[str | None, str | None, str | None, int | None, str | None]
+
+
 class Event(msgspec.Struct):
     """What is no data: an answer, or a notice (``info``)."""
 
@@ -96,7 +104,7 @@ class Event(msgspec.Struct):
     chan: int | None = msgspec.field(name="chanId", default=None)
     symbol: str = ""
     key: str = ""
-    status: str = ""
+    prec: str = ""
     flags: int = 0
     code: int | None = None
     msg: str = ""
@@ -106,10 +114,10 @@ decode = msgspec.json.Decoder(Envelope).decode
 decode_event = msgspec.json.Decoder(Event).decode
 decode_level = msgspec.json.Decoder(RawLevel).decode
 decode_levels = msgspec.json.Decoder(list[RawLevel]).decode
-decode_trade = msgspec.json.Decoder(Trade).decode
+_decode_trade = msgspec.json.Decoder(Trade).decode
 decode_trades = msgspec.json.Decoder(list[Trade]).decode
-decode_ticker = msgspec.json.Decoder(TickerFields).decode
-decode_status = msgspec.json.Decoder(Status).decode
+_decode_ticker = msgspec.json.Decoder(TickerFields).decode
+_decode_status = msgspec.json.Decoder(Status).decode
 decode_int = msgspec.json.Decoder(int).decode
 
 
@@ -141,6 +149,32 @@ def amount(raw: msgspec.Raw) -> tuple[Side, str]:
     """Return what the sign of an amount says, and its size."""
     text = str(raw, "ascii")
     return ("sell", decimal(text[1:])) if text.startswith("-") else ("buy", decimal(text))
+
+
+def read_trade(payload: bytes) -> Done:
+    one = _decode_trade(payload)
+    side, size = amount(one.amount)
+    return one.id, one.time * 1_000, decimal(str(one.price, "ascii")), size, side
+
+
+def read_day(payload: bytes) -> tuple[str | None, ...]:
+    """Return a ticker's values as our ticker has them; where the day began is not told."""
+    one = _decode_ticker(payload)
+    last, high, low = map(number_or_none, (one.last, one.high, one.low))
+    volume, bid, ask = map(number_or_none, (one.volume, one.bid, one.ask))
+    return last, None, high, low, volume, None, bid, ask
+
+
+def read_state(payload: bytes) -> tuple[int, State]:
+    """Return a perpetual's state, and before it of when it is, µs."""
+    one = _decode_status(payload)
+    return one.time * 1_000, (
+        number_or_none(one.mark),
+        number_or_none(one.spot),
+        rate_or_none(one.funding),
+        micros_or_none(one.funding_time),
+        number_or_none(one.open_interest),
+    )
 
 
 def sides(given: Sequence[RawLevel]) -> tuple[list[Level], list[Level]]:

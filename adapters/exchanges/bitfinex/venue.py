@@ -25,6 +25,7 @@ class _Event(msgspec.Struct):
     chan: int | None = msgspec.field(name="chanId", default=None)
     symbol: str = ""
     key: str = ""
+    prec: str = ""
     length: str | int = msgspec.field(name="len", default="")
     flags: int = 0
     cid: int | None = None
@@ -32,6 +33,15 @@ class _Event(msgspec.Struct):
     @property
     def native(self) -> str:
         return self.symbol or self.key.removeprefix(_DERIVATIVE)
+
+    @property
+    def is_carried(self) -> bool:
+        """Whether it is of a trading pair's channel that our adapter knows."""
+        return (
+            self.channel in ("book", "trades", "ticker", "status")
+            and self.prec in ("", "P0")
+            and self.native.startswith("t")
+        )
 
 
 class _Level(msgspec.Struct, array_like=True):
@@ -183,7 +193,7 @@ class BitfinexVenue(Venue):
             self._note_time(line)
         elif event.event == "conf":
             self._flags = event.flags
-        elif event.event == "subscribed" and event.chan is not None:
+        elif event.event == "subscribed" and event.chan is not None and event.is_carried:
             length = f"-{event.length}" if event.length else ""
             self._streams[event.chan] = Stream(event.channel + length, event.native)
             self._acks[event.channel, event.native] = _decode(line.raw)

@@ -9,7 +9,7 @@ ENTRIES = {
         "kraken_futures",
         "KrakenFutures",
         "KrakenFuturesVenue",
-        re.compile(r"//futures\.kraken\.com|/derivatives/api/v3/"),
+        re.compile(r"//futures\.kraken\.com|/ws/v1$|/derivatives/api/v3/"),
         re.compile(r'"feed":"(?:book|trade|ticker)(?:_snapshot|_lite)?"'),
     ),
 }
