@@ -311,8 +311,8 @@ def test_products_are_spread_over_requests_and_the_heartbeat_is_asked_for_once()
     natives = [f"PF_A{number}USD" for number in range(PRODUCTS_PER_FRAME + 1)]
     reader = reader_of(*(Stream("trade", native) for native in natives))
     requests = [json.loads(one.frame) for one in only(Send, reader.opened())]
-    assert [len(one.get("product_ids", [])) for one in requests] == [PRODUCTS_PER_FRAME, 1, 0]
-    assert requests[-1] == {"event": "subscribe", "feed": "heartbeat"}
+    assert [len(one.get("product_ids", [])) for one in requests] == [0, PRODUCTS_PER_FRAME, 1]
+    assert requests[0] == {"event": "subscribe", "feed": "heartbeat"}
 
 
 def test_a_refused_product_costs_itself_alone() -> None:
@@ -454,6 +454,7 @@ def test_the_listing_is_read() -> None:
                 "lastTradingTime": "2026-12-25T08:00:00.000Z",
                 "tradeable": False,
             },
+            {**common, "symbol": "PF_OLDUSD", "isExpired": True},
             {"symbol": "in_xbtusd", "type": "spot index", "tradeable": False},
         ],
     }
@@ -462,6 +463,7 @@ def test_the_listing_is_read() -> None:
         ("BTC-USD:BTC-PERP", "perpetual", "0.5", "1", "trading", None),
         ("PEPE-USD-PERP", "perpetual", "0.0000000001", "1000", "post_only", None),
         ("BTC-USD-20261225", "future", "1", "0.0001", "untradeable", 1798185600000000),
+        ("OLD-USD-PERP", "perpetual", None, None, "expired", None),
     ]
     with pytest.raises(BadPayload):
         KrakenFutures.instruments([b'{"result":"error","error":"Unavailable"}'])

@@ -22,6 +22,7 @@ from adapters.exchanges.bybit.adapter import Bybit
 from adapters.exchanges.coinbase.adapter import Coinbase
 from adapters.exchanges.kraken.adapter import Kraken
 from adapters.exchanges.kraken.frames import checksum
+from adapters.exchanges.kraken_futures.adapter import KrakenFutures
 from adapters.runner import Runner, endpoints
 from adapters.selection import by_symbol
 from adapters.status import StatusBoard
@@ -111,6 +112,29 @@ class BybitScript(Script):
         return self._book(native, "delta")
 
 
+class KrakenFuturesScript(Script):
+    cls, natives, reason = KrakenFutures, ("PF_XBTUSD", "PI_XBTUSD"), "sequence"
+
+    def snapshot(self, native: str) -> str:
+        n = self.n[native]
+        bids, asks = [{"price": 100, "qty": n}], [{"price": 101, "qty": 1}]
+        levels = {"bids": bids, "asks": asks}
+        return self._message("book_snapshot", native, **levels)
+
+    def change(self, native: str) -> str:
+        self.n[native] += 1
+        return self._message("book", native, side="buy", price=100, qty=self.n[native])
+
+    def broken(self, native: str) -> str:
+        self.n[native] += 1
+        return self.change(native)
+
+    def _message(self, feed: str, native: str, **fields: object) -> str:
+        n = self.n[native]
+        named = {"feed": feed, "product_id": native, "seq": n, "timestamp": n}
+        return json.dumps({**named, **fields})
+
+
 class CoinbaseScript(Script):
     cls, natives, reason = Coinbase, ("BTC-USD", "ETH-USD"), "crossed"
 
@@ -157,7 +181,7 @@ class BinanceScript(Script):
         return 200, json.dumps({"lastUpdateId": n, "bids": bids, "asks": asks})
 
 
-SCRIPTS = [KrakenScript, BybitScript, CoinbaseScript, BinanceScript]
+SCRIPTS = [KrakenScript, KrakenFuturesScript, BybitScript, CoinbaseScript, BinanceScript]
 
 
 @pytest.mark.parametrize("kind", SCRIPTS, ids=lambda kind: kind.cls.name)

@@ -4,7 +4,8 @@ Source: docs.kraken.com, futures-websocket. Both books and trades are numbered b
 consecutively per product and apart from each other. A book begins with a snapshot of every level,
 then each message is one level; trades begin with the last 100, which bridge a lost connection. The
 ticker comes at most once a second, so that ``quote`` comes from the book. Acks come product by
-product; an error says neither what was asked nor which product is meant.
+product; an error says neither what was asked nor which product is meant. Kraken announces the end
+of this API for 1 March 2027.
 """
 
 from __future__ import annotations
@@ -85,7 +86,7 @@ class KrakenFutures(ChannelAdapter):
     listing_paths = ("/derivatives/api/v3/instruments",)
     kinds = frozenset(chain.from_iterable(FEEDS.values()))
     # 100 requests a second and 100 connections are allowed; of connects nothing is published. A
-    # ping is due each 60 s.
+    # ping is due each 60 s, its form is published nowhere.
     limits = Limits(
         frames_per_s=20,
         streams_per_connection=300,
@@ -157,7 +158,7 @@ class KrakenFutures(ChannelAdapter):
             for own in by_channel.values()
             for at in range(0, len(own), PRODUCTS_PER_FRAME)
         ]
-        return [*frames, Send('{"event":"subscribe","feed":"heartbeat"}')]
+        return [Send('{"event":"subscribe","feed":"heartbeat"}'), *frames]
 
     def ping(self) -> str | None:
         return '{"event":"ping"}'
@@ -332,7 +333,7 @@ class KrakenFutures(ChannelAdapter):
     def _failed(self, reason: str) -> Sequence[Output]:
         """Find out what was refused: of several, each is asked for again alone.
 
-        Where nothing waits for an answer it is about the heartbeat or a ping.
+        Where nothing waits for an answer it is about a ping.
         """
         if "already subscribed" in reason.lower() or not self._asked:
             return ()

@@ -37,9 +37,12 @@ class _Listed(msgspec.Struct, rename="camel"):
     contract_value_trade_precision: int | None = None
     last_trading_time: str | None = None
     post_only: bool = False
+    is_expired: bool = False
 
     @property
     def state(self) -> str:
+        if self.is_expired:
+            return "expired"
         if not self.tradeable:
             return "untradeable"
         return "post_only" if self.post_only else "trading"
