@@ -1,4 +1,4 @@
-"""Gate: update ids, REST joins, numbered trades, contracts of a fraction, refusals.
+"""Gate: update ids, REST joins, contracts of a fraction, refusals.
 
 Messages are in ``payloads/gateio`` and ``payloads/gateio-futures``.
 """
@@ -22,10 +22,8 @@ from adapters.base import (
     Fetch,
     Health,
     Leave,
-    Mark,
     Output,
     Refused,
-    Resumed,
     Send,
     Stream,
 )
@@ -110,25 +108,18 @@ def rest(number: int, bids: list[Any], asks: list[Any]) -> bytes:
     return json.dumps({"id": number, "asks": asks, "bids": bids}).encode()
 
 
-def spot_trade(number: int, until: int | None = None, **fields: Any) -> bytes:
+def spot_trade(number: int, **fields: Any) -> bytes:
     result = {
-        "id": until or number,
+        "id": number,
         "create_time": 1789300800,
         "create_time_ms": "1789300800402.208000",
         "side": "sell",
         "currency_pair": "BTC_USDT",
         "amount": "0.000021",
         "price": "77474",
-        "range": f"{number}-{until or number}",
+        "range": f"{number}-{number}",
     }
     return message("spot.trades", result | fields)
-
-
-def old_trade(number: int) -> bytes:
-    """Return a trade as they were before markets numbered them."""
-    told = json.loads(spot_trade(number))
-    del told["result"]["range"]
-    return json.dumps(told).encode()
 
 
 def contract_trades(*trades: tuple[int, Any], **fields: Any) -> bytes:
@@ -334,39 +325,24 @@ def test_a_resync_of_either_channel_subscribes_it_alone_afresh() -> None:
     assert payloads == [["ob.BTC_USDT.400"]] * 2 and len(outputs) == 2
 
 
-def test_trades_of_a_spot_market_are_counted_by_its_own_numbers() -> None:
-    reader = spot("trades")
-    outputs = parse(reader, [spot_trade(7), spot_trade(8, 10), spot_trade(11)])
-    assert [one.id for one in only(Trade, outputs)] == ["7", "10", "11"]
-    assert only(Gap, outputs) == []
-    assert reader.marks() == {"BTC_USDT": Mark(11)}
-    gap, trade = parse(reader, [spot_trade(15, 16)])
-    assert gap == Gap("trade.gateio.BTC-USDT", 0, None, 0, 0, "upstream_sequence", 3)
-    assert isinstance(trade, Trade) and trade.ts == 1789300800402208
-    assert parse(reader, [spot_trade(15, 16), spot_trade(11)]) == [], "had them"
-
-
-def test_trades_are_counted_on_from_another_connection() -> None:
-    reader = spot("trades")
-    reader.resume("BTC_USDT", Mark(10))
-    resumed, trade = parse(reader, [spot_trade(9), spot_trade(12)])
-    assert resumed == Resumed("BTC_USDT", Mark(10), 12)
-    assert isinstance(trade, Trade)
-
-
-@pytest.mark.parametrize("of", ["spot before markets were numbered", "futures"])
-def test_trades_without_a_market_s_number_are_known_again_by_their_ids(of: str) -> None:
-    is_spot = of != "futures"
-    reader = spot("trades") if is_spot else futures("trades")
+@names
+def test_trades_are_known_again_by_their_ids_and_come_in_any_order(name: str) -> None:
+    reader = {"gateio": spot, "gateio-futures": futures}[name]("trades")
 
     def traded(number: int) -> bytes:
-        return old_trade(number) if is_spot else contract_trades((number, "5"))
+        return spot_trade(number) if name == "gateio" else contract_trades((number, "5"))
 
-    outputs = parse(reader, [traded(7), traded(1_000_000), traded(7)])
-    assert [one.id for one in only(Trade, outputs)] == ["7", "1000000"]
+    outputs = parse(reader, [traded(7), traded(11), traded(9), traded(7), traded(8)])
+    assert [one.id for one in only(Trade, outputs)] == ["7", "11", "9", "8"]
     assert only(Gap, outputs) == [] and reader.marks() == {}
     parse(reader, [traded(100 + number) for number in range(KNOWN_TRADES)])
     assert only(Trade, parse(reader, [traded(7)])), "forgotten, so that memory has a bound"
+
+
+def test_a_spot_trade_has_the_taker_s_side_and_its_time_in_microseconds() -> None:
+    (trade,) = parse(spot("trades"), [spot_trade(7)])
+    name, ts = "trade.gateio.BTC-USDT", 1789300800402208
+    assert trade == Trade(name, 0, ts, 0, 0, "7", "77474", "0.000021", "sell")
 
 
 def test_a_negative_size_of_contracts_is_a_sale_and_may_be_a_fraction() -> None:
@@ -532,7 +508,6 @@ def test_an_announced_upgrade_is_a_reason_to_leave_in_good_order() -> None:
         pytest.param(start().replace(b'"update"', b'"surprise"'), id="event"),
         pytest.param(message("spot.surprise", {}), id="unknown-channel"),
         pytest.param(message("futures.trades", []), id="other-market"),
-        pytest.param(spot_trade(7, range="7"), id="range"),
         pytest.param(spot_trade(7, create_time_ms="99999999999999999"), id="trade-time"),
         pytest.param(spot_trade(7, amount=None), id="no-size"),
         pytest.param(spot_trade(7, side="none"), id="side"),
@@ -564,13 +539,6 @@ def test_an_unreadable_frame_is_declared_where_nothing_else_would_show_it(
     topic = "trade.gateio-futures.BTC-USDT-PERP"
     assert outputs == [Gap(topic, 0, None, 1, 0, "upstream_sequence", None)] * gaps
     assert not list(reader.unread(frame, 2)), "said once, not for every bad frame"
-
-
-def test_an_unreadable_trade_of_a_numbered_market_shows_by_its_number() -> None:
-    reader = spot("trades")
-    parse(reader, [spot_trade(7)])
-    assert list(reader.unread(b"garbage", 1)) == []
-    assert list(spot("trades").unread(b"garbage", 1)) != [], "none has come yet"
 
 
 @pytest.mark.parametrize(

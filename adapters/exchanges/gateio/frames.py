@@ -36,7 +36,7 @@ class Frame(msgspec.Struct):
 
 
 class SpotTrade(msgspec.Struct, gc=False):
-    """``side`` is the taker's. ``range`` holds the market's own numbers of its fills."""
+    """``side`` is the taker's."""
 
     currency_pair: str
     id: int
@@ -44,7 +44,6 @@ class SpotTrade(msgspec.Struct, gc=False):
     amount: Digits
     price: Digits
     create_time_ms: Digits
-    range: str | None = None
 
 
 class FuturesTrade(msgspec.Struct, gc=False):

@@ -56,7 +56,7 @@ UPDATE_LEVELS = 100
 FEEDS = {"book_ticker": ("quote",), "trades": ("trade",), "tickers": ("ticker", "derivative")}
 #: One unknown symbol fails its whole request.
 SYMBOLS_PER_REQUEST = 100
-#: So many trades of a topic are known again by their ids, where these are of all markets.
+#: So many trades of a topic are known again by their ids.
 KNOWN_TRADES = 1_000
 
 _encode = msgspec.json.Encoder().encode
@@ -86,6 +86,7 @@ class Gate(ChannelAdapter):
         "contract_stats": "not a kind we carry",
         "public_liquidates": "liquidations are not carried of this exchange",
     }
+    proofs = {"book": "each update names its first and last change"}
     market: ClassVar[str]
     #: Path of the REST book, completed by the symbol.
     _book_path: ClassVar[str]
@@ -198,7 +199,7 @@ class Gate(ChannelAdapter):
         return ()
 
     def unread(self, frame: bytes, recv: int) -> Iterable[Output]:
-        """Doubt trades that carry no number. Books prove themselves, all others are whole."""
+        """Doubt trades. Books prove themselves, all others are whole."""
         channel = _CHANNEL.search(frame)
         if channel is None and is_json(frame):
             return ()  # a type that carries nothing of ours
@@ -208,7 +209,7 @@ class Gate(ChannelAdapter):
         native = traded[1].decode(errors="replace") if traded else None
         out: list[Output] = []
         for stream in self.plan_.streams:
-            topic = self._unnumbered(stream)
+            topic = self._trade_topic(stream)
             if topic is None or topic in self._doubted or native not in (None, stream.native):
                 continue
             self._doubted.add(topic)
@@ -231,9 +232,9 @@ class Gate(ChannelAdapter):
     def resync(self, streams: Sequence[Stream], recv: int) -> Sequence[Output]:
         out: list[Output] = []
         for stream in streams:
-            topic = self._unnumbered(stream)
+            topic = self._trade_topic(stream)
             if topic is not None:
-                # Nothing numbers them: what comes meanwhile is lost unseen.
+                # No number proves them: what comes meanwhile is lost unseen.
                 out.append(upstream_gap(topic, recv, "upstream_sequence", None))
             out += self._afresh(stream)
             book = self._books.get(_payload(stream))
@@ -248,8 +249,8 @@ class Gate(ChannelAdapter):
                 found += book.feed.whole(ts, recv)
         return found
 
-    def _unnumbered(self, stream: Stream) -> str | None:
-        """Return the wanted topic of trades without a number that the stream feeds."""
+    def _trade_topic(self, stream: Stream) -> str | None:
+        """Return the topic of trades that the stream feeds, if it is wanted."""
         return self._topics[stream.native].get("trade") if stream.channel == "trades" else None
 
     def _request(self, event: str, streams: Sequence[Stream], number: int) -> Send:
@@ -293,7 +294,7 @@ class Gate(ChannelAdapter):
     def _ticker(self, message: Frame, recv: int) -> list[Output]:
         """Take figures of the day."""
 
-    def is_again(self, topic: str, number: int) -> bool:
+    def _is_again(self, topic: str, number: int) -> bool:
         """Whether a trade came before; it is remembered."""
         known = self._known.setdefault(topic, {})
         if str(number) in known:
@@ -309,12 +310,12 @@ class Gate(ChannelAdapter):
         bid, ask = _side(best.b, best.B), _side(best.a, best.A)
         ts = best.t * 1_000 or None
         out = self._pacer.advance(ts) if ts else ()
-        if not self.is_news(topic, (*bid, *ask)):
+        if not self._is_news(topic, (*bid, *ask)):
             return out
         assert topic is not None
         return (*out, Quote(topic, 0, ts, recv, 0, *bid, *ask))
 
-    def is_news(self, topic: str | None, values: tuple[str | int | None, ...]) -> bool:
+    def _is_news(self, topic: str | None, values: tuple[str | int | None, ...]) -> bool:
         """Whether the topic is wanted and one of its values has changed."""
         if topic is None or self._shown.get(topic) == values:
             return False
