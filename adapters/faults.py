@@ -21,12 +21,8 @@ from feed.errors import ConfigError
 _LEVEL = re.compile(
     rb'\[(?:"(?:buy|sell)",)?"([0-9.]+)","([0-9.]+)"[\],]|"price":([0-9.]+),"qty":([0-9.]+)'
 )
-_BOOK = re.compile(
-    r"(?:.*/)?(?:depth|books?(?!_ticker)|orderbook|order_book|level2|obu)(?![A-Za-z])"
-)
-_BOOK = re.compile(
-    r"(?:.*/)?(?:depth|books?(?!_ticker)|orderbook|order_book|level2|obu|mbp)(?![A-Za-z])"
-)
+#: What exchanges call the channel of a book, which is none of the best price alone.
+_BOOK = re.compile(r"(?:depth|book|level2|l2|obu|mbp)(?!_?ticker)", re.IGNORECASE)
 
 
 class Fault(msgspec.Struct, frozen=True, kw_only=True):
@@ -232,7 +228,7 @@ def _spans(level: re.Match[bytes]) -> Iterator[tuple[int, int]]:
 
 def is_book(stream: Stream) -> bool:
     """Whether the stream carries an exchange's order book."""
-    return _BOOK.match(stream.channel) is not None
+    return _BOOK.search(stream.channel) is not None
 
 
 def _has_levels(frame: Frame, stream: Stream) -> bool:

@@ -78,7 +78,7 @@ async def test_a_lost_frame_of_a_book_is_noticed_and_the_book_asked_for_again(na
     ((stream, count),) = books.most_common(1)
     where = f"symbol={stream.native}:channel={stream.channel}"
     # Several: a checksum is only of the best levels.
-    outcome = await play(name, f"drop:1:{where}:after={count // 3}:times=3")
+    outcome = await play(name, f"drop:1:{where}:after={count * 2 // 3}:times=3")
     causes = {gap.cause for gap in outcome.of(Gap)}
     assert "upstream_sequence" in causes
     check_uncrossed(outcome)

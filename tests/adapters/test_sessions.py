@@ -35,7 +35,7 @@ from tests.adapters.sessions import (
 from tests.adapters.tapes import captures, run
 
 #: What reads like garbage and is none: answers to pings.
-PONGS = {"bitget": b"pong", "okx": b"pong"}
+PONGS = {"bitget": b"pong", "bitget-futures": b"pong", "okx": b"pong"}
 
 
 def _recorded() -> Iterator[Any]:
