@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Sequence
-from functools import lru_cache
 
 import msgspec
 
@@ -19,7 +18,6 @@ from adapters.book import BookFeed, DepthPacer
 from adapters.channels import ChannelAdapter, find, is_json
 from adapters.exchanges.bithumb.frames import (
     Head,
-    Unit,
     decode,
     decode_orderbook,
     decode_ticker,
@@ -28,8 +26,9 @@ from adapters.exchanges.bithumb.frames import (
     number,
 )
 from adapters.exchanges.bithumb.listing import name, read
+from adapters.whole_book import WholeBook, levels
 from feed.errors import BadPayload
-from feed.models import Instrument, Level, Side, Ticker, Trade
+from feed.models import Instrument, Side, Ticker, Trade
 
 #: Levels a side of a book at most.
 LEVELS = 30
@@ -40,40 +39,6 @@ FEEDS = {"trade": ("trade",), "orderbook": ("book", "depth", "quote"), "ticker":
 
 _encode = msgspec.json.Encoder().encode
 _CODE = re.compile(rb'"type"\s*:\s*"(\w{1,20})"(?:\s*,\s*"code"\s*:\s*"([\w-]{1,40})")?')
-#: The levels of one side, by their prices as numbers.
-_Levels = dict[float, Level]
-
-
-@lru_cache(maxsize=1 << 14)
-def _level(price: bytes, size: bytes) -> tuple[float, Level] | None:
-    """Return a level under its price; None for size 0. Most are as they were in the last message.
-
-    Raises:
-        ValueError: One of them is not a number.
-    """
-    level = number(price), number(size)
-    return (float(level[0]), level) if float(level[1]) else None
-
-
-def _levels(pairs: Iterable[tuple[msgspec.Raw, msgspec.Raw]]) -> _Levels:
-    """Return a side's levels that are any; ValueError where two have one price."""
-    read = (_level(bytes(price), bytes(size)) for price, size in pairs)
-    given = [level for level in read if level is not None]
-    found = dict(given)
-    if len(found) != len(given):
-        raise ValueError("two levels have one price")
-    return found
-
-
-def _sides(units: list[Unit]) -> tuple[_Levels, _Levels]:
-    bids = _levels((one.bid_price, one.bid_size) for one in units)
-    return bids, _levels((one.ask_price, one.ask_size) for one in units)
-
-
-def _changes(old: _Levels, new: _Levels) -> list[Level]:
-    """Return what makes one side the other, what is gone first."""
-    gone: list[Level] = [(level[0], "0") for price, level in old.items() if price not in new]
-    return gone + [level for price, level in new.items() if old.get(price) != level]
 
 
 class Bithumb(ChannelAdapter):
@@ -133,12 +98,12 @@ class Bithumb(ChannelAdapter):
             for native, instrument in plan.instruments.items()
         }
         self._books = {
-            one.native: BookFeed(one.native, self._of_book(one.native), LEVELS, self._pacer)
+            one.native: WholeBook(
+                BookFeed(one.native, self._of_book(one.native), LEVELS, self._pacer)
+            )
             for one in plan.streams
             if one.channel == "orderbook"
         }
-        #: Native symbol -> the book last told, bids and asks.
-        self._told: dict[str, tuple[_Levels, _Levels]] = {}
         #: Our topic -> ids of its last trades, and the values last emitted.
         self._known: dict[str, dict[int, None]] = {}
         self._shown: dict[str, tuple[str, str, str]] = {}
@@ -201,8 +166,8 @@ class Bithumb(ChannelAdapter):
         return [*out, self._request()]
 
     def whole(self, native: str, ts: int | None, recv: int) -> Sequence[Output]:
-        feed = self._books.get(native)
-        return () if feed is None else feed.whole(ts, recv)
+        book = self._books.get(native)
+        return () if book is None else book.feed.whole(ts, recv)
 
     def _request(self) -> Send:
         """Ask for all of this connection."""
@@ -250,17 +215,11 @@ class Bithumb(ChannelAdapter):
 
     def _orderbook(self, frame: bytes, recv: int) -> list[Output]:
         told = decode_orderbook(frame)
-        feed = find(self._books, told.code)
-        new_bids, new_asks = _sides(told.units)
+        book = find(self._books, told.code)
+        bids = levels((one.bid_price, one.bid_size) for one in told.units)
+        asks = levels((one.ask_price, one.ask_size) for one in told.units)
         ts = micros(told.timestamp)
-        out = [*self._pacer.advance(ts)]
-        if new_bids and new_asks and max(new_bids) >= min(new_asks):
-            return out + feed.broken("crossed", recv)
-        bids, asks = self._told.get(told.code, ({}, {}))
-        self._told[told.code] = new_bids, new_asks
-        if not feed.is_live:
-            return out + feed.snapshot(new_bids.values(), new_asks.values(), ts, recv)
-        return out + feed.delta(_changes(bids, new_bids), _changes(asks, new_asks), ts, recv)
+        return [*self._pacer.advance(ts), *book.told(bids, asks, ts, recv)]
 
     def _ticker(self, frame: bytes, recv: int) -> list[Output]:
         day = decode_ticker(frame)

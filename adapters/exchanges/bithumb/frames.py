@@ -68,7 +68,7 @@ decode_orderbook = msgspec.json.Decoder(Orderbook).decode
 decode_ticker = msgspec.json.Decoder(Ticker).decode
 
 
-def number(raw: msgspec.Raw | bytes) -> str:
+def number(raw: msgspec.Raw) -> str:
     """Return a bare number's text, an exponent written out; ValueError for anything else."""
     return decimal(str(raw, "ascii"))
 

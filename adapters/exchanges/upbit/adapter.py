@@ -29,9 +29,9 @@ from adapters.exchanges.upbit.frames import (
     decode,
     decode_other,
     number,
-    sides,
 )
 from adapters.exchanges.upbit.listing import name_spot, read_spot
+from adapters.whole_book import WholeBook, levels
 from feed import models
 from feed.errors import BadPayload
 from feed.models import Instrument, Side
@@ -112,7 +112,9 @@ class Upbit(ChannelAdapter):
             for native, instrument in plan.instruments.items()
         }
         self._books = {
-            one.native: BookFeed(one.native, self._topics[one.native], LEVELS, self._pacer)
+            one.native: WholeBook(
+                BookFeed(one.native, self._topics[one.native], LEVELS, self._pacer)
+            )
             for one in plan.streams
             if one.channel == "orderbook"
         }
@@ -163,15 +165,15 @@ class Upbit(ChannelAdapter):
                 self._doubted.add(topic)
                 out.append(upstream_gap(topic, recv, "upstream_sequence", None))
             if is_book and one in self._books:
-                out += self._books[one].broken("unreadable", recv)
+                out += self._books[one].feed.broken("unreadable", recv)
         return out
 
     def resync(self, streams: Sequence[Stream], recv: int) -> Sequence[Output]:
         return [self._request()]
 
     def whole(self, native: str, ts: int | None, recv: int) -> Sequence[Output]:
-        feed = self._books.get(native)
-        return () if feed is None else feed.whole(ts, recv)
+        book = self._books.get(native)
+        return () if book is None else book.feed.whole(ts, recv)
 
     def _request(self) -> Send:
         """Ask for all of this connection."""
@@ -208,19 +210,15 @@ class Upbit(ChannelAdapter):
         return out
 
     def _orderbook(self, message: Orderbook | ShortOrderbook, recv: int) -> Sequence[Output]:
-        native, ts = message.code, message.timestamp * 1_000
-        feed = find(self._books, native)
-        bids, asks = sides(message.orderbook_units)
-        changes = feed.book.changes_to(bids, asks)
+        native, ts, units = message.code, message.timestamp * 1_000, message.orderbook_units
+        book = find(self._books, native)
+        bids = levels((one.bid_price, one.bid_size) for one in units)
+        asks = levels((one.ask_price, one.ask_size) for one in units)
         out = [*self._pacer.advance(ts)]
         if 0 < self._told.get(native, 0) - ts < CLOCK_STEP_US:
             return out
         self._told[native] = ts
-        if bids and asks and float(bids[0][0]) >= float(asks[0][0]):
-            return out + feed.broken("crossed", recv)
-        if not feed.is_live:
-            return out + feed.snapshot(bids, asks, ts, recv)
-        return out + feed.delta(*changes, ts, recv)
+        return out + book.told(bids, asks, ts, recv)
 
     def _ticker(self, ticker: Ticker | ShortTicker, recv: int) -> Sequence[Output]:
         topic = find(self._topics, ticker.code).get("ticker")

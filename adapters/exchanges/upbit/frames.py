@@ -10,7 +10,6 @@ from typing import Literal, TypeAlias
 import msgspec
 
 from adapters.text import Millis, decimal
-from feed.models import Level
 
 _SHORT = {
     "code": "cd",
@@ -132,14 +131,3 @@ def decode(frame: bytes) -> Message:
 def number(raw: msgspec.Raw) -> str:
     """Return a bare number's text, an exponent written out; ValueError for anything else."""
     return decimal(str(raw, "ascii"))
-
-
-def sides(units: list[Unit] | list[ShortUnit]) -> tuple[list[Level], list[Level]]:
-    """Return bids and asks; ValueError where one is not a number."""
-    bids = [(number(one.bid_price), number(one.bid_size)) for one in units]
-    asks = [(number(one.ask_price), number(one.ask_size)) for one in units]
-    return _existing(bids), _existing(asks)
-
-
-def _existing(levels: list[Level]) -> list[Level]:
-    return [level for level in levels if float(level[0]) and float(level[1])]
