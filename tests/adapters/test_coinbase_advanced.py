@@ -453,12 +453,6 @@ def test_the_venue_numbers_each_connection_and_keeps_the_tape_s_own_holes() -> N
     ]
 
 
-@pytest.fixture
-def tape(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(broken.TAPES, NAME, (SESSION, 7.0, 10.0))
-
-
-@pytest.mark.usefixtures("tape")
 async def test_over_real_sockets_nothing_is_amiss() -> None:
     outcome = await broken.play(NAME)
     assert outcome.of(Gap) == []
@@ -468,7 +462,6 @@ async def test_over_real_sockets_nothing_is_amiss() -> None:
         assert len(outcome.of(kind)) == len(only(kind, direct)) > 0
 
 
-@pytest.mark.usefixtures("tape")
 @pytest.mark.parametrize("channel", ["ticker", "level2", "market_trades"])
 async def test_over_real_sockets_a_lost_message_of_any_channel_is_noticed(channel: str) -> None:
     outcome = await broken.play(NAME, f"drop:1:channel={channel}:after=6:times=1")
@@ -487,7 +480,6 @@ async def test_over_real_sockets_a_lost_message_of_any_channel_is_noticed(channe
     broken.check_uncrossed(outcome)
 
 
-@pytest.mark.usefixtures("tape")
 async def test_over_real_sockets_a_broken_connection_is_replaced() -> None:
     outcome = await broken.play(NAME, "close:after=60:times=1")
     assert outcome.counters.reconnects == 1

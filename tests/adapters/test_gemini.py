@@ -17,6 +17,7 @@ from adapters.exchanges.gemini.venue import GeminiVenue
 from adapters.registry import exchanges_of
 from feed.errors import BadPayload
 from feed.models import Book, Depth, Derivative, Gap, Instrument, Quote, Ticker, Trade
+from tests.adapters import broken
 from tests.adapters.sessions import (
     PAYLOADS,
     Session,
@@ -267,13 +268,26 @@ def test_an_unreadable_frame_doubts_the_trades_it_may_have_been(
     bad: bytes, doubted: set[str]
 ) -> None:
     reader = gemini("depth@100ms", "bookTicker", "trade", natives=("BTCUSD", "ETHUSD"))
-    parse(reader, [snapshot(0)])
+    parse(reader, [snapshot(0), snapshot(0, "ethusd")])
     with pytest.raises(BadPayload):
         parse(reader, [bad])
     outputs = list(reader.unread(bad, 1))
     assert {gap.topic for gap in only(Gap, outputs)} == {f"trade.gemini.{one}" for one in doubted}
     assert len(outputs) == len(doubted)
     assert list(reader.unread(bad, 2)) == [], "said once"
+
+
+def test_after_an_unreadable_beginning_the_next_update_is_not_taken_for_the_whole_book() -> None:
+    reader = gemini("depth@100ms", natives=("BTCUSD", "ETHUSD"))
+    bad = snapshot(10)[:-9]
+    with pytest.raises(BadPayload):
+        parse(reader, [bad])
+    lost = list(reader.unread(bad, 0))
+    assert [method for method, _ in asked(lost)] == ["UNSUBSCRIBE", "SUBSCRIBE"]
+    assert parse(reader, [depth(10, 11, ("100.00", "1"))]) == []
+    again(reader, lost)
+    assert only(Book, parse(reader, [snapshot(12)]))[0].snapshot
+    assert only(Book, parse(reader, [snapshot(12, "ethusd")]))[0].snapshot
 
 
 def test_kinds_left_out_are_silent_and_unknown_ones_refused() -> None:
@@ -471,3 +485,19 @@ def test_the_venue_serves_version_2_in_its_own_words() -> None:
     assert told is not None
     (shown,) = clients_books(parse(gemini("l2", natives=("FILUSD",)), [told])).values()
     assert shown == clients_books(recording.run().outputs)["book.gemini.FIL-USD"]
+
+
+async def test_version_2_is_played_over_real_sockets_and_begins_anew_after_a_cut(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(broken, "_loaded", {})
+    monkeypatch.setitem(broken.TAPES, "gemini", (OLD, 60.0, 20.0))
+    outcome = await broken.play("gemini", "close:after=50:times=1")
+    assert outcome.counters.reconnects == 1 and outcome.counters.bad_frames == 0
+    broken.check_uncrossed(outcome)
+    expected = clients_books(session(OLD).run().outputs)
+    shown = clients_books([one for one in outcome.events if isinstance(one, Book)])
+    for topic, sides in expected.items():
+        assert [side[:20] for side in best_first(shown[topic])] == [
+            side[:20] for side in best_first(sides)
+        ]

@@ -61,7 +61,7 @@ _ARCHIVED = "of the archived version 2; the streams are read"
 _encode = msgspec.json.Encoder().encode
 _SYMBOL = re.compile(rb'"s(?:ymbol)?"\s*:\s*"([^"]{1,64})"')
 _TRADE = re.compile(rb'"(?:t|event_id)"\s*:')
-_STATES = re.compile(rb'"(?:depthUpdate|markPrice|fundingAmount)"|"B"\s*:')
+_STATES = re.compile(rb'"(?:markPrice|fundingAmount)"|"B"\s*:')
 
 
 def _optional(text: str) -> str | None:
@@ -198,12 +198,17 @@ class Gemini(ChannelAdapter):
         return ()
 
     def unread(self, frame: bytes, recv: int) -> Iterable[Output]:
-        """Doubt what no number proves: trades, and books of version 2."""
-        is_whole = is_json(frame)
-        is_book = not is_whole or b'"l2_updates"' in frame
-        is_trade = not is_whole or (_TRADE.search(frame) is not None and not is_book)
+        """Doubt what no number proves: trades, books of version 2, and a book that is to begin.
+
+        What comes after an unreadable beginning would be taken for the whole book.
+        """
         if _STATES.search(frame) is not None:
             return ()
+        is_whole, is_update = is_json(frame), b'"depthUpdate"' in frame
+        is_old_book = not is_whole or b'"l2_updates"' in frame
+        is_trade = not (is_whole or is_update) or (
+            _TRADE.search(frame) is not None and not is_old_book
+        )
         found = _SYMBOL.search(frame)
         native = found[1].decode(errors="replace").upper() if found else None
         out: list[Output] = []
@@ -215,7 +220,14 @@ class Gemini(ChannelAdapter):
                 self._doubted.add(topic)
                 out.append(upstream_gap(topic, recv, "upstream_sequence", None))
             book = self._books.get(one)
-            if is_book and book is not None and book.stream.channel == OLD:
+            if book is None:
+                continue
+            if book.stream.channel == OLD:
+                is_doubted = is_old_book
+            else:
+                is_doubted = (is_update or not is_whole) and one not in self._updates
+            if is_doubted:
+                self._updates[one] = 0
                 out += book.lost("unreadable", recv, partial(self._afresh, (book.stream,)))
         return out
 
