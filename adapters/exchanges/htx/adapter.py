@@ -37,10 +37,13 @@ from adapters.exchanges.htx.frames import (
     optional,
 )
 from adapters.exchanges.htx.listing import name_spot, read_spot
+from adapters.exchanges.htx.swaps import HtxCoinSwap, HtxLinearSwap
 from adapters.text import MAX_MICROS
 from adapters.trade_ids import TradeIds, marks
 from feed.errors import BadPayload
 from feed.models import Instrument, Quote, Trade
+
+__all__ = ["Htx", "HtxCoinSwap", "HtxLinearSwap"]
 
 #: Of 5, 20, 150 and 400: every 100 ms, and served for all symbols.
 BOOK_CHANNEL = "mbp.150"

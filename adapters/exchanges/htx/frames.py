@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterable
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 import msgspec
 
@@ -37,6 +37,17 @@ class Frame(msgspec.Struct):
     subbed: str = ""
     unsubbed: str = ""
     update: bool = False
+    error: str | None = msgspec.field(name="err-msg", default=None)
+
+
+class Notice(msgspec.Struct):
+    """What comes where there are notifications: those, pings, and answers to requests."""
+
+    op: str
+    topic: str = ""
+    ts: int | str = 0
+    data: msgspec.Raw = _NONE
+    code: int = msgspec.field(name="err-code", default=0)
     error: str | None = msgspec.field(name="err-msg", default=None)
 
 
@@ -75,6 +86,68 @@ class Best(msgspec.Struct, gc=False):
     ask: msgspec.Raw = _NONE
     askSize: msgspec.Raw = _NONE
     seqId: msgspec.Raw = _NONE
+
+
+class Event(msgspec.Struct, gc=False):
+    """A whole book of contracts, or a change of it, one version after the other."""
+
+    event: Literal["snapshot", "update"]
+    version: Number
+    bids: list[RawLevel] = []
+    asks: list[RawLevel] = []
+
+
+class ContractBest(msgspec.Struct, gc=False):
+    ts: Millis
+    mrid: Number
+    bid: RawLevel | None = None
+    ask: RawLevel | None = None
+
+
+class ContractTrade(msgspec.Struct, gc=False):
+    """One trade of contracts; the side is empty where the exchange settles by itself."""
+
+    id: msgspec.Raw
+    ts: Millis
+    price: msgspec.Raw
+    amount: msgspec.Raw
+    direction: Literal["buy", "sell", ""]
+
+
+class ContractTrades(msgspec.Struct, gc=False):
+    data: list[ContractTrade]
+
+
+class ContractDay(msgspec.Struct, gc=False):
+    """24 hours: ``vol`` counts contracts, ``trade_turnover`` the quote, linear alone."""
+
+    open: msgspec.Raw = _NONE
+    high: msgspec.Raw = _NONE
+    low: msgspec.Raw = _NONE
+    close: msgspec.Raw = _NONE
+    vol: msgspec.Raw = _NONE
+    trade_turnover: msgspec.Raw = _NONE
+    bid: RawLevel | None = None
+    ask: RawLevel | None = None
+
+
+class Mark(msgspec.Struct, gc=False):
+    """The candle of the mark price, whose close is the last one."""
+
+    close: msgspec.Raw
+
+
+class Basis(msgspec.Struct, gc=False):
+    index_price: msgspec.Raw
+
+
+class Forced(msgspec.Struct, gc=False):
+    """A liquidation: ``volume`` counts contracts."""
+
+    direction: Side
+    price: msgspec.Raw
+    volume: msgspec.Raw
+    created_at: Millis
 
 
 class Trade(msgspec.Struct, gc=False):
@@ -128,12 +201,20 @@ class Day(msgspec.Struct, gc=False):
 
 _decode = msgspec.json.Decoder(Frame).decode
 _decode_pasts = msgspec.json.Decoder(_Pasts).decode
+decode_notice = msgspec.json.Decoder(Notice).decode
 decode_depth = msgspec.json.Decoder(Depth).decode
 decode_update = msgspec.json.Decoder(Update).decode
 decode_refresh = msgspec.json.Decoder(Refresh).decode
 decode_best = msgspec.json.Decoder(Best).decode
 decode_trades = msgspec.json.Decoder(Trades).decode
 decode_day = msgspec.json.Decoder(Day).decode
+decode_event = msgspec.json.Decoder(Event).decode
+decode_contract_best = msgspec.json.Decoder(ContractBest).decode
+decode_contract_trades = msgspec.json.Decoder(ContractTrades).decode
+decode_contract_day = msgspec.json.Decoder(ContractDay).decode
+decode_mark = msgspec.json.Decoder(Mark).decode
+decode_basis = msgspec.json.Decoder(Basis).decode
+decode_forced = msgspec.json.Decoder(list[Forced]).decode
 
 
 def inflate(frame: bytes) -> bytes:
@@ -171,6 +252,11 @@ def number(raw: msgspec.Raw) -> str:
     return decimal(str(raw, "ascii"))
 
 
+def plain(raw: msgspec.Raw) -> str:
+    """Return a number that comes as text."""
+    return decimal(str(raw, "ascii").strip('"'))
+
+
 def optional(raw: msgspec.Raw) -> str | None:
     """Return a number that may come as text, or not at all; 0 is none either."""
     text = str(raw, "ascii").strip('"')
@@ -178,6 +264,14 @@ def optional(raw: msgspec.Raw) -> str | None:
         return None
     found = decimal(text)
     return found if found.strip("0.") else None
+
+
+def trade_id(raw: msgspec.Raw) -> str:
+    """Return an id, which has up to 19 digits; ValueError for anything else."""
+    text = str(raw, "ascii").strip('"')
+    if not (text.isascii() and text.isdecimal() and len(text) <= 40):
+        raise ValueError(f"{text[:40]!r} is no trade's id")
+    return text
 
 
 def integer(raw: msgspec.Raw) -> int | None:

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
 
 import msgspec
 
-from adapters.naming import spot
+from adapters.naming import contract, delivery, spot
+from adapters.text import decimal
 from feed.errors import BadPayload
 from feed.models import Instrument
 
 #: Quote assets of spot; longer ones first.
 _QUOTES = "usdt usdc usdd husd tusd usd1 euroc btc eth trx eur try brl gbp rub uah ht".split()
+
+
+#: ``BTC-USDT``, ``BTC-USDT-261225``; ``BTC-USD``.
+_LINEAR = re.compile(r"([A-Z0-9]+)-(USDT|HUSD|USDC)(?:-([0-9]{6}))?").fullmatch
+_COIN = re.compile(r"([A-Z0-9]+)-USD").fullmatch
 
 
 class _Pair(msgspec.Struct, rename="kebab"):
@@ -27,6 +34,18 @@ class _Listing(msgspec.Struct):
     data: list[_Pair]
 
 
+class _Contract(msgspec.Struct):
+    contract_code: str
+    contract_size: msgspec.Raw
+    price_tick: msgspec.Raw
+    contract_status: int = 1
+
+
+class _Contracts(msgspec.Struct):
+    data: list[_Contract]
+
+
+_decode_contracts = msgspec.json.Decoder(_Contracts).decode
 _decode = msgspec.json.Decoder(_Listing).decode
 
 
@@ -67,3 +86,100 @@ def name_spot(exchange: str, native: str) -> Instrument | None:
     if quote is None or not native.isalnum():
         return None
     return spot(exchange, native, native.removesuffix(quote).upper(), quote.upper())
+
+
+def read_linear(exchange: str, bodies: Sequence[bytes]) -> list[Instrument]:
+    """Read ``swap_contract_info`` of linear contracts.
+
+    Raises:
+        BadPayload: Something else.
+    """
+    return [
+        named
+        for code, size, step, state in _contracts(exchange, bodies)
+        if (named := name_linear(exchange, code, size, step, state)) is not None
+    ]
+
+
+def read_coin_swaps(exchange: str, bodies: Sequence[bytes]) -> list[Instrument]:
+    """Read ``swap_contract_info`` of swaps that settle in the coin.
+
+    Raises:
+        BadPayload: Something else.
+    """
+    return [
+        named
+        for code, size, step, state in _contracts(exchange, bodies)
+        if (named := name_coin_swap(exchange, code, size, step, state)) is not None
+    ]
+
+
+def name_linear(
+    exchange: str,
+    native: str,
+    size: str | None = None,
+    step: str | None = None,
+    state: str = "trading",
+) -> Instrument | None:
+    """Name ``BTC-USDT`` and ``BTC-USDT-261225``; None for others."""
+    found = _LINEAR(native)
+    if found is None:
+        return None
+    base, quote, day = found.groups()
+    expiry = delivery(day, "%y%m%d") if day else None
+    if day and expiry is None:
+        return None
+    return contract(
+        exchange,
+        native,
+        base,
+        quote,
+        expiry=expiry,
+        size_unit="contract",
+        contract_size=size,
+        contract_currency=base,
+        price_step=step,
+        size_step="1",
+        state=state,
+    )
+
+
+def name_coin_swap(
+    exchange: str,
+    native: str,
+    size: str | None = None,
+    step: str | None = None,
+    state: str = "trading",
+) -> Instrument | None:
+    """Name ``BTC-USD``; None for others."""
+    found = _COIN(native)
+    if found is None:
+        return None
+    return contract(
+        exchange,
+        native,
+        found[1],
+        "USD",
+        settle=found[1],
+        inverse=True,
+        size_unit="contract",
+        contract_size=size,
+        contract_currency="USD",
+        price_step=step,
+        size_step="1",
+        state=state,
+    )
+
+
+def _contracts(exchange: str, bodies: Sequence[bytes]) -> Iterator[tuple[str, str, str, str]]:
+    """Yield code, contract size, price step and state."""
+    for body in bodies:
+        try:
+            for one in _decode_contracts(body).data:
+                size = decimal(str(one.contract_size, "ascii"))
+                step = decimal(str(one.price_tick, "ascii"))
+                # 1: listed; others: to come, suspended, delivered and so on.
+                state = "trading" if one.contract_status == 1 else f"status_{one.contract_status}"
+                yield one.contract_code, size, step, state
+        except (ValueError, RecursionError) as e:
+            raise BadPayload(exchange, body, str(e)[:200]) from e
