@@ -72,11 +72,12 @@ class _Side:
 
     def changes_to(self, snapshot: Sequence[Level]) -> list[Level]:
         """Return the changes that make this side a snapshot's; ValueError where two levels meet."""
-        keys = {self._sign * float(price) for price, _ in snapshot}
-        if len(keys) != len(snapshot):
+        new = {self._sign * float(level[0]): level for level in snapshot}
+        if len(new) != len(snapshot):
             raise ValueError("two levels of a snapshot have one price")
-        gone = [(self.levels[key][0], "0") for key in self.keys if key not in keys]
-        return [*gone, *snapshot]
+        old = self.levels
+        gone = [(old[key][0], "0") for key in self.keys if key not in new]
+        return gone + [level for key, level in new.items() if old.get(key) != level]
 
     def apply(self, changes: Sequence[Level], numbers: Numbers) -> list[Level]:
         """Apply changes and return those of the window."""

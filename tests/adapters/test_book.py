@@ -132,6 +132,24 @@ def test_a_snapshot_whose_prices_meet_is_refused_and_changes_nothing() -> None:
     assert book.window() == ([("1", "1")], [("2", "1")])
 
 
+@given(levels, levels, levels, levels)
+def test_the_changes_to_a_snapshot_make_the_book_that_snapshot(
+    bids: dict[str, str], asks: dict[str, str], new_bids: dict[str, str], new_asks: dict[str, str]
+) -> None:
+    book, other = Book(60), Book(60)
+    book.replace(bids.items(), asks.items())
+    other.replace(new_bids.items(), new_asks.items())
+    changed = book.changes_to(list(new_bids.items()), list(new_asks.items()))
+    told = book.apply(*changed)
+    assert book.window() == other.window()
+    assert tuple(map(len, told)) == tuple(map(len, changed)), "nothing that is as it was is told"
+
+
+def test_changes_to_a_snapshot_whose_prices_meet_are_refused() -> None:
+    with pytest.raises(ValueError):
+        Book(10).changes_to([("1.0", "1"), ("1.00", "2")], [])
+
+
 def test_a_crossed_book_says_so() -> None:
     book = Book(10)
     book.replace([("1", "1")], [("2", "1")])
