@@ -10,6 +10,6 @@ ENTRIES = {
         "Hyperliquid",
         "HyperliquidVenue",
         re.compile(r"api\.hyperliquid(?:-testnet)?\.xyz|^/(?:ws|info)$"),
-        re.compile(r'"channel":"(?:l2Book|bbo|trades|active(?:Spot)?AssetCtx)"'),
+        re.compile(r'^\{"channel":"(?:l2Book|bbo|trades|active(?:Spot)?AssetCtx)","data"'),
     ),
 }
