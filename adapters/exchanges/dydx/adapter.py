@@ -98,11 +98,12 @@ class Dydx(ChannelAdapter):
 
     @classmethod
     def streams(cls, instrument: Instrument, kinds: Collection[str]) -> list[Stream]:
+        # The shared channel always: nothing else shows that a connection of quiet markets lives.
         wanted = set(kinds)
         return [
             Stream(channel, instrument.native)
             for channel, fed in FEEDS.items()
-            if not wanted.isdisjoint(fed)
+            if channel == SHARED or not wanted.isdisjoint(fed)
         ]
 
     @classmethod
