@@ -227,6 +227,14 @@ def test_a_broken_chain_makes_the_book_invalid_until_a_snapshot() -> None:
     assert only(Book, parse(reader, [book(41, 40, ["b", "new", 98.0, 1.0])]))
 
 
+def test_a_change_that_comes_twice_changes_nothing() -> None:
+    reader = reader_of("book.100ms")
+    change = book(17, 10, ["b", "new", 99.0, 10.0])
+    outputs = parse(reader, [start(), change, change, book(18, 17, ["b", "new", 98.0, 1.0])])
+    assert only(Health, outputs) == []
+    assert len(only(Book, outputs)) == 3
+
+
 def test_a_change_after_none_starts_a_book() -> None:
     reader = reader_of("book.100ms")
     (begun,) = only(Book, parse(reader, [book(5, 0, ["b", "new", 99.0, 10.0])]))

@@ -322,6 +322,8 @@ class Deribit(ChannelAdapter):
             return out + feed.restart(ts, recv)
         if not feed.is_live:
             return out + book.lost("snapshot", recv, afresh)
+        if data.change_id == last:
+            return out  # the same message again
         if data.prev_change_id != last:
             return out + book.lost("sequence", recv, afresh)
         events = feed.delta(bids, asks, ts, recv)
