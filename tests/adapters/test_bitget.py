@@ -341,7 +341,7 @@ def test_too_many_requests_end_the_connection() -> None:
 
 def test_pings_are_text_and_so_are_their_answers() -> None:
     reader = spot("trade")
-    assert (reader.limits.ping_every_s, reader.ping()) == (25, "ping")
+    assert (reader.limits.ping_every_s, reader.ping()) == (10, "ping")
     assert BitgetVenue().request("", "ping").frames == ("pong",)
     assert parse(reader, [b"pong"]) == []
 

@@ -501,7 +501,7 @@ def test_notices_of_an_upgrade_and_of_too_many_requests_end_the_connection() -> 
 
 def test_pings_are_text_and_so_are_their_answers() -> None:
     reader = okx("trades")
-    assert (reader.limits.ping_every_s, reader.ping()) == (20, "ping")
+    assert (reader.limits.ping_every_s, reader.ping()) == (10, "ping")
     assert OkxVenue().request("", "ping").frames == ("pong",)
     assert parse(reader, [b"pong"]) == []
 

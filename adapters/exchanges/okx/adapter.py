@@ -112,14 +112,15 @@ class Okx(ChannelAdapter):
     }
     checksum = "CRC32 of the best 25 levels a side, where a message has no id (before 2026)"
     # 480 requests an hour and connection. A contract is 9 streams, and a connection should have
-    # fewer than 30 books. OKX itself gives a connection up after 30 s of silence.
+    # fewer than 30 books. OKX ends a connection after 30 s of silence; a ping sooner shows that a
+    # quiet one lives.
     limits = Limits(
         frames_per_s=3,
         streams_per_connection=250,
         connects=3,
         connects_window_s=1,
-        silent_after_s=30,
-        ping_every_s=20,
+        silent_after_s=15,
+        ping_every_s=10,
     )
     ignored = {
         "candle": "candles are made from the trades, so that they mean the same everywhere",
