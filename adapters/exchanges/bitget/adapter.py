@@ -15,16 +15,17 @@ from typing import ClassVar
 
 import msgspec
 
-from adapters.base import Health, Leave, Limits, Output, Plan, Refused, Send, Stream, upstream_gap
+from adapters.base import Leave, Limits, Output, Plan, Refused, Send, Stream, upstream_gap
+from adapters.best import BestQuote
 from adapters.book import DepthPacer
+from adapters.chained import ChainedBook
 from adapters.channels import ChannelAdapter, find, is_json
 from adapters.exchanges.bitget import frames
-from adapters.exchanges.bitget.book import ProvenBook
 from adapters.exchanges.bitget.frames import Arg
 from adapters.exchanges.bitget.listing import name_future, name_spot, read_futures, read_spot
 from adapters.text import MAX_MICROS, decimal, signed
 from feed.errors import BadPayload
-from feed.models import Derivative, Instrument, Quote, Ticker, Trade
+from feed.models import Derivative, Instrument, Ticker, Trade
 
 #: Levels a side of a snapshot, at most; the exchange says what leaves them.
 BOOK_LEVELS = 500
@@ -130,9 +131,11 @@ class _Bitget(ChannelAdapter):
         self._books = {
             one.native: self._book(one) for one in plan.streams if one.channel == "books"
         }
-        #: Symbol -> what ``books1`` said last; those whose bid is not below the ask.
-        self._best: dict[str, object] = {}
-        self._crossed: set[str] = set()
+        self._quotes = {
+            one.native: BestQuote(one.native, self._topics[one.native].get("quote"))
+            for one in plan.streams
+            if one.channel == "books1"
+        }
         #: Our topic -> the values last emitted.
         self._shown: dict[str, tuple[str | int | None, ...]] = {}
         #: Our topic -> ids of its last trades; they carry no order, so a repeat shows in no other
@@ -147,7 +150,7 @@ class _Bitget(ChannelAdapter):
             b"ticker": self._tickers,
         }
 
-    def _book(self, stream: Stream) -> ProvenBook:
+    def _book(self, stream: Stream) -> ChainedBook:
         own = [one.channel for one in self.plan_.streams if one.native == stream.native]
         fed = self.feeding(own)
         topics = {
@@ -155,7 +158,7 @@ class _Bitget(ChannelAdapter):
             for kind, topic in self._topics[stream.native].items()
             if fed[kind] == stream.channel
         }
-        return ProvenBook(stream, topics, BOOK_LEVELS, self._pacer)
+        return ChainedBook(stream, topics, BOOK_LEVELS, self._pacer)
 
     def opened(self) -> Sequence[Send]:
         args = list(self._args.values())
@@ -229,36 +232,30 @@ class _Bitget(ChannelAdapter):
         out: list[Output] = []
         for one, bids, asks in given:
             out += self._pacer.advance(one.ts * 1_000)
-            out += book.take(one, bids, asks, is_start, recv, afresh)
+            out += book.take(
+                bids,
+                asks,
+                one.ts * 1_000,
+                recv,
+                is_start=is_start,
+                number=one.seq,
+                before=one.pseq,
+                # That of a snapshot was always 0.
+                checksum=one.checksum if one.pseq is None and not is_start else None,
+                afresh=afresh,
+            )
         return out
 
     def _bests(self, frame: bytes, recv: int) -> Sequence[Output]:
         message = frames.decode_books(frame)
-        native = message.arg.instId
-        topic = self._of(message.arg).get("quote")
-        out: list[Output] = []
+        self._of(message.arg)
+        best = find(self._quotes, message.arg.instId)
         given = [(one.ts, frames.levels(one.bids), frames.levels(one.asks)) for one in message.data]
+        out: list[Output] = []
         for millis, bids, asks in given:
-            ts = millis * 1_000
-            out += self._pacer.advance(ts)
-            best = bids[0] if bids else (None, None), asks[0] if asks else (None, None)
-            if topic is None or best == self._best.get(native):
-                continue
-            self._best[native] = best
-            out += self._quote(native, Quote(topic, 0, ts, recv, 0, *best[0], *best[1]))
+            out += self._pacer.advance(millis * 1_000)
+            out += best.take(bids, asks, millis * 1_000, recv)
         return out
-
-    def _quote(self, native: str, quote: Quote) -> Sequence[Output]:
-        """Return a quote, unless it is crossed."""
-        bid, ask = quote.bid, quote.ask
-        is_crossed = bid is not None and ask is not None and float(bid) >= float(ask)
-        if is_crossed == (native in self._crossed):
-            return () if is_crossed else (quote,)
-        if is_crossed:
-            self._crossed.add(native)
-            return (Health(native, ("quote",), "invalid", "crossed"),)
-        self._crossed.discard(native)
-        return (quote, Health(native, ("quote",), "live", None))
 
     def _trades(self, frame: bytes, recv: int) -> Sequence[Output]:
         message = frames.decode_trades(frame)

@@ -17,7 +17,6 @@ from urllib.parse import quote
 
 from adapters.base import (
     Fetch,
-    Health,
     Limits,
     Mark,
     Output,
@@ -27,10 +26,11 @@ from adapters.base import (
     Stream,
     upstream_gap,
 )
+from adapters.best import BestQuote
 from adapters.book import DepthPacer
+from adapters.chained import ChainedBook
 from adapters.channels import ChannelAdapter, find, is_json
 from adapters.exchanges.okx import frames
-from adapters.exchanges.okx.book import ProvenBook
 from adapters.exchanges.okx.derived import Derived
 from adapters.exchanges.okx.frames import Arg
 from adapters.exchanges.okx.listing import TYPES, index, name, read
@@ -38,7 +38,7 @@ from adapters.exchanges.okx.requests import Requests
 from adapters.text import decimal
 from adapters.trade_ids import TradeIds, marks
 from feed.errors import BadPayload
-from feed.models import Instrument, Liquidation, Quote, Ticker, Trade
+from feed.models import Instrument, Liquidation, Ticker, Trade
 
 #: 400 levels, 100 ms apart; what is faster asks for a key.
 BOOK_CHANNEL = "books"
@@ -195,9 +195,11 @@ class Okx(ChannelAdapter):
             for native, topics in self._topics.items()
             if "trade" in topics
         }
-        #: Symbol -> what ``bbo-tbt`` said last; those whose bid is not below the ask.
-        self._best: dict[str, object] = {}
-        self._crossed: set[str] = set()
+        self._quotes = {
+            one.native: BestQuote(one.native, self._topics[one.native].get("quote"))
+            for one in plan.streams
+            if one.channel == "bbo-tbt"
+        }
         self._derived = Derived(
             {
                 native: self._topics[native].get("derivative")
@@ -232,7 +234,7 @@ class Okx(ChannelAdapter):
             return Arg(stream.channel, instType=type_)
         return Arg(stream.channel, stream.native)
 
-    def _book(self, stream: Stream) -> ProvenBook:
+    def _book(self, stream: Stream) -> ChainedBook:
         own = [one.channel for one in self.plan_.streams if one.native == stream.native]
         fed = self.feeding(own)
         topics = {
@@ -240,7 +242,7 @@ class Okx(ChannelAdapter):
             for kind, topic in self._topics[stream.native].items()
             if fed[kind] == stream.channel
         }
-        return ProvenBook(stream, topics, self.book_levels(stream.channel), self._pacer)
+        return ChainedBook(stream, topics, self.book_levels(stream.channel), self._pacer)
 
     def opened(self) -> Sequence[Send]:
         return self._requests.opened()
@@ -326,36 +328,28 @@ class Okx(ChannelAdapter):
         out: list[Output] = []
         for one, bids, asks in given:
             out += self._pacer.advance(one.ts * 1_000)
-            out += book.take(one, bids, asks, is_start, recv, afresh)
+            out += book.take(
+                bids,
+                asks,
+                one.ts * 1_000,
+                recv,
+                is_start=is_start,
+                number=one.seqId,
+                before=one.prevSeqId,
+                checksum=one.checksum if one.seqId is None else None,
+                afresh=afresh,
+            )
         return out
 
     def _bests(self, frame: bytes, recv: int) -> Sequence[Output]:
         message = frames.decode_bests(frame)
-        native = message.arg.instId
-        topic = find(self._topics, native).get("quote")
-        out: list[Output] = []
+        best = find(self._quotes, message.arg.instId)
         given = [(one.ts, frames.levels(one.bids), frames.levels(one.asks)) for one in message.data]
+        out: list[Output] = []
         for millis, bids, asks in given:
-            ts = millis * 1_000
-            out += self._pacer.advance(ts)
-            best = bids[0] if bids else (None, None), asks[0] if asks else (None, None)
-            if topic is None or best == self._best.get(native):
-                continue
-            self._best[native] = best
-            out += self._quote(native, Quote(topic, 0, ts, recv, 0, *best[0], *best[1]))
+            out += self._pacer.advance(millis * 1_000)
+            out += best.take(bids, asks, millis * 1_000, recv)
         return out
-
-    def _quote(self, native: str, quote: Quote) -> Sequence[Output]:
-        """Return a quote, unless it is crossed, as in an auction."""
-        bid, ask = quote.bid, quote.ask
-        is_crossed = bid is not None and ask is not None and float(bid) >= float(ask)
-        if is_crossed == (native in self._crossed):
-            return () if is_crossed else (quote,)
-        if is_crossed:
-            self._crossed.add(native)
-            return (Health(native, ("quote",), "invalid", "crossed"),)
-        self._crossed.discard(native)
-        return (quote, Health(native, ("quote",), "live", None))
 
     def _trades(self, frame: bytes, recv: int) -> Sequence[Output]:
         message = frames.decode_trades(frame)

@@ -1,4 +1,4 @@
-"""OKX's book: each update names the one before it, or, until 2026, came with a checksum. Pure."""
+"""A book whose updates name the one before, or carry a checksum of what they lead to. Pure."""
 
 from __future__ import annotations
 
@@ -7,15 +7,17 @@ from collections.abc import Callable, Sequence
 from adapters.base import Output
 from adapters.channels import BookStream
 from adapters.checksums import alternating
-from adapters.exchanges.okx import frames
 from feed.models import Level
 
+#: Levels a side that a checksum is of.
+PROVEN_LEVELS = 25
 
-class ProvenBook(BookStream):
-    """A book and the id of its last update.
 
-    Ids do not count: they jump, and go back after maintenance; only the chain must hold. Nothing
-    proves a message that has neither id nor checksum, so it is not believed.
+class ChainedBook(BookStream):
+    """A book and the number of its last message.
+
+    Numbers need not count: they may jump, stand still, and go back after maintenance; only the
+    chain must hold.
     """
 
     #: Whether the levels are whole, even if they are not shown.
@@ -24,35 +26,42 @@ class ProvenBook(BookStream):
 
     def take(
         self,
-        given: frames.Book,
         bids: list[Level],
         asks: list[Level],
-        is_start: bool,
+        ts: int | None,
         recv: int,
+        *,
+        is_start: bool,
+        number: int | None,
+        before: int | None,
+        checksum: int | None,
         afresh: Callable[[], Sequence[Output]],
     ) -> list[Output]:
         """Apply one snapshot or update and return what follows.
 
         Args:
-            given: The message, whose levels are ``bids`` and ``asks``, checked.
+            number, before: The message's own and that of the one before; of a snapshot the latter
+                says nothing. None where they are not given: then nothing but the checksum proves.
+            checksum: Of the best levels that it leads to; None where it need not be looked at.
             afresh: As for ``lost``.
         """
-        feed, ts = self.feed, given.ts * 1_000
+        feed = self.feed
         failed: str | None = None
         events: list[Output] = []
         if is_start:
             failed = None if self.start(bids, asks) else "snapshot"
         elif not self._is_whole:
             failed = "snapshot"
-        elif given.seqId is not None and given.prevSeqId != self._last:
+        elif before != self._last and checksum is None:
             failed = "sequence"
         elif feed.is_live:
             events = feed.delta(bids, asks, ts, recv)
         else:
             feed.book.apply(bids, asks)
-        if failed is None and given.seqId is None:
-            failed = None if alternating(*feed.book.top(25)) == given.checksum else "checksum"
-        self._is_whole, self._last = failed is None, given.seqId
+        if failed is None and checksum is not None:
+            is_right = alternating(*feed.book.top(PROVEN_LEVELS)) == checksum
+            failed = None if is_right else "checksum"
+        self._is_whole, self._last = failed is None, number
         if failed is not None:
             return self.lost(failed, recv, afresh)
         if feed.book.is_crossed:
