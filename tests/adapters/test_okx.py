@@ -391,6 +391,12 @@ def test_an_index_is_asked_for_once_and_counts_for_every_contract_that_follows_i
     }
 
 
+def test_a_pair_that_is_traded_on_margin_may_have_a_mark_price() -> None:
+    given = frame("mark-price", {"markPx": "100.10"}, arg={"instId": SPOT})
+    (derived,) = only(Derivative, parse(okx("mark-price", native=SPOT), [given]))
+    assert (derived.topic, derived.mark) == ("derivative.okx.BTC-USDT", "100.10")
+
+
 def liquidated(*natives: str) -> bytes:
     details = [{"bkPx": "95.50", "sz": "2", "side": "sell", "posSide": "long", "ts": "7"}]
     data = [{"instId": native, "details": details} for native in natives]
@@ -657,24 +663,18 @@ def test_sample_messages_are_read(path: Path) -> None:
         message = json.loads(sample["raw"])
         channel = message.get("arg", {}).get("channel", "trades")
         native = message.get("arg", {}).get("instId", SWAP)
-        # The documentation's derivatives go by names of pairs.
-        is_pair = fed.get(channel) is Derivative or channel == "index-tickers"
-        named = f"{native}-SWAP" if is_pair and not native.endswith("-SWAP") else native
-        raw = sample["raw"]
-        if is_pair and channel != "index-tickers":
-            raw = raw.replace(f'"instId":"{native}"}}', f'"instId":"{named}"}}', 1)
         if message.get("action") != "update":  # which follows its snapshot
-            reader = adapter(Okx, [Stream(channel, named)])
+            reader = adapter(Okx, [Stream(channel, native)])
         assert reader is not None
         if message.get("event") == "error":
             with pytest.raises(BadPayload):  # names no request
-                parse(reader, [raw.encode()])
+                parse(reader, [sample["raw"].encode()])
             continue
-        outputs = parse(reader, [raw.encode()])
+        outputs = parse(reader, [sample["raw"].encode()])
         kind = fed.get(channel)
         if kind is not None and "data" in message and message.get("action") != "update":
-            assert only(kind, outputs), raw
-        assert only(Health, outputs) == [], raw
+            assert only(kind, outputs), sample["raw"]
+        assert only(Health, outputs) == [], sample["raw"]
         read += 1
     assert read == 37
 

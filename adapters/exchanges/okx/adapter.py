@@ -201,11 +201,7 @@ class Okx(ChannelAdapter):
             if one.channel == "bbo-tbt"
         }
         self._derived = Derived(
-            {
-                native: self._topics[native].get("derivative")
-                for native, instrument in plan.instruments.items()
-                if instrument.type != "spot"
-            },
+            {native: topics.get("derivative") for native, topics in self._topics.items()},
             self._pacer,
         )
         #: Our topic -> the day's figures last emitted.

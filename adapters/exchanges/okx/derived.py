@@ -31,10 +31,10 @@ class _State(msgspec.Struct, frozen=True):
 
 
 class Derived:
-    """The contracts of one connection.
+    """The instruments of one connection; pairs that are traded on margin have a mark price too.
 
     Args:
-        topics: Contract -> its ``derivative`` topic; None where that is not wanted.
+        topics: Instrument -> its ``derivative`` topic; None where that is not wanted.
     """
 
     def __init__(self, topics: Mapping[str, str | None], pacer: DepthPacer) -> None:
