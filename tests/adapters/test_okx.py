@@ -25,7 +25,6 @@ from adapters.base import (
     Resumed,
     Send,
     Stream,
-    TapeLine,
 )
 from adapters.channels import RESUBSCRIBE_US
 from adapters.checksums import alternating
@@ -180,15 +179,6 @@ def test_books_are_the_exchange_s_books_and_every_proof_holds(path: Path) -> Non
         }
         assert max(len(side) for sides in shown.values() for side in sides) <= 400
     assert proven > 80
-
-
-def test_a_tape_that_has_a_stream_on_several_connections_is_served_with_the_first() -> None:
-    venue = OkxVenue()
-    trade = traded(5).decode()
-    lines = [TapeLine("in", 0.0, conn, raw=trade) for conn in ("a", "b", "a")]
-    for line in lines:
-        venue.scan(line)
-    assert [venue.stream_of(line) is not None for line in lines] == [True, False, True]
 
 
 def test_the_checksum_alternates_and_goes_on_with_the_longer_side() -> None:

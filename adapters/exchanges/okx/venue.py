@@ -91,7 +91,14 @@ class OkxVenue(Venue):
                 self._followers.setdefault(index(native), native)
 
     def stream_of(self, line: TapeLine) -> Stream | None:
-        return self._stream(line)
+        frame = received(line, _decode_frame)
+        if frame is None or frame.arg is None or frame.event:
+            return None
+        arg = frame.arg
+        native = arg.instId or self._first(frame)
+        if arg.channel == "index-tickers":
+            native = self._followers.get(native, "")
+        return Stream(arg.channel, native) if native else None
 
     def is_broadcast(self, line: TapeLine) -> bool:
         frame = received(line, _decode_frame)
@@ -143,16 +150,6 @@ class OkxVenue(Venue):
         reason = "The connection will soon be closed for a service upgrade. Please reconnect."
         notice = {"event": "notice", "code": "64008", "msg": reason, "connId": _CONNECTION}
         return _encode(notice).decode()
-
-    def _stream(self, line: TapeLine) -> Stream | None:
-        frame = received(line, _decode_frame)
-        if frame is None or frame.arg is None or frame.event:
-            return None
-        arg = frame.arg
-        native = arg.instId or self._first(frame)
-        if arg.channel == "index-tickers":
-            native = self._followers.get(native, "")
-        return Stream(arg.channel, native) if native else None
 
     def _first(self, frame: _Frame) -> str:
         """Return the first instrument that the data name."""
