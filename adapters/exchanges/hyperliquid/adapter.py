@@ -12,6 +12,7 @@ import re
 from collections.abc import Collection, Iterable, Sequence
 from functools import partial
 from itertools import chain
+from typing import TypeAlias
 
 import msgspec
 
@@ -29,13 +30,14 @@ from adapters.exchanges.hyperliquid.frames import (
     PerpCtx,
     SpotCtx,
     Trades,
+    changes,
     decode,
     decode_type,
-    levels,
+    side_of,
 )
 from adapters.text import decimal, signed
 from feed.errors import BadPayload
-from feed.models import Derivative, Instrument, Level, Quote, Side, Ticker, Trade
+from feed.models import Derivative, Instrument, Quote, Side, Ticker, Trade
 
 BOOK_LEVELS = 20
 #: A book that stands still is said again after so much exchange time, µs: it comes all the time,
@@ -51,6 +53,9 @@ FEEDS = {
     "activeAssetCtx": ("ticker", "derivative"),
 }
 SIDES: dict[str, Side] = {"B": "buy", "A": "sell"}
+#: Price -> size of bids and of asks.
+Sides: TypeAlias = tuple[dict[str, str], dict[str, str]]
+NO_SIDES: Sides = ({}, {})
 
 _encode = msgspec.json.Encoder().encode
 _CHANNEL = re.compile(rb'"channel"\s*:\s*"(\w{1,40})"')
@@ -61,13 +66,6 @@ _NAMED = re.compile(r'"(type|coin)"\s*:\s*"([^"]+)"')
 def _request(method: str, stream: Stream) -> Send:
     subscription = {"type": stream.channel, "coin": stream.native}
     return Send(_encode({"method": method, "subscription": subscription}).decode())
-
-
-def _changes(old: Iterable[Level], new: Sequence[Level]) -> list[Level]:
-    """Return what makes one side of a whole book into the next."""
-    known, prices = set(old), {price for price, _ in new}
-    gone: list[Level] = [(price, "0") for price, _ in known if price not in prices]
-    return gone + [level for level in new if level not in known]
 
 
 class Hyperliquid(ChannelAdapter):
@@ -143,6 +141,8 @@ class Hyperliquid(ChannelAdapter):
         self._books = {
             one.native: self._book(one) for one in plan.streams if one.channel == "l2Book"
         }
+        #: Coin -> both sides of its last book, as sent.
+        self._sides: dict[str, Sides] = {}
         #: Coin -> exchange time of the last ``book`` event.
         self._said: dict[str, int] = {}
         #: Our topic -> ids of its last trades; None before the first message.
@@ -236,16 +236,18 @@ class Hyperliquid(ChannelAdapter):
     def _whole(self, data: Book, recv: int) -> list[Output]:
         book = find(self._books, data.coin)
         feed, afresh = book.feed, partial(self.resync, (book.stream,), recv)
-        bids, asks = levels(data.levels[0]), levels(data.levels[1])
+        bids, asks = side_of(data.levels[0]), side_of(data.levels[1])
+        old_bids, old_asks = self._sides.get(data.coin, NO_SIDES) if feed.is_live else NO_SIDES
+        changed = changes(old_bids, bids), changes(old_asks, asks)
+        self._sides[data.coin] = bids, asks
         ts = data.time * 1_000
         out = [*self._pacer.advance(ts)]
         if not feed.is_live:
-            if not book.start(bids, asks) or feed.book.is_crossed:
+            if not book.start(*changed) or feed.book.is_crossed:
                 return out + book.lost("snapshot", recv, afresh)
             self._said[data.coin] = ts
             return out + feed.restart(ts, recv)
-        old_bids, old_asks = feed.book.window()
-        events = feed.delta(_changes(old_bids, bids), _changes(old_asks, asks), ts, recv)
+        events = feed.delta(*changed, ts, recv)
         if feed.book.is_crossed:
             return out + book.lost("crossed", recv, afresh)
         if not events and ts >= self._said[data.coin] + RESTATE_US:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import msgspec
@@ -102,6 +102,23 @@ decode = msgspec.json.Decoder(
 decode_type = msgspec.json.Decoder(_Type).decode
 
 
-def levels(given: Iterable[RawLevel]) -> list[Level]:
-    """Return a side's levels; ValueError where one is not a number."""
-    return [(decimal(one.px), decimal(one.sz)) for one in given]
+def side_of(given: Sequence[RawLevel]) -> dict[str, str]:
+    """Return a side as price -> size; ValueError where a price comes twice."""
+    side = {one.px: one.sz for one in given}
+    if len(side) != len(given):
+        raise ValueError("two levels of a book have one price")
+    return side
+
+
+def changes(known: Mapping[str, str], side: Mapping[str, str]) -> list[Level]:
+    """Return what makes one side of a whole book into the next.
+
+    Most levels are as they were and need not be read again.
+
+    Raises:
+        ValueError: A price or a size is not a number.
+    """
+    gone: list[Level] = [(decimal(price), "0") for price in known if price not in side]
+    return gone + [
+        (decimal(price), decimal(size)) for price, size in side.items() if known.get(price) != size
+    ]
