@@ -368,12 +368,14 @@ class Ack(msgspec.Struct, frozen=True):
         frames: The answer, ready to send, made from the recorded acks where there are any.
         unsubscribe: The frame takes the streams back instead.
         binary: Further frames of the answer, which go out as binary ones.
+        counts: As how many the exchange counts these streams; None: each as one.
     """
 
     streams: tuple[Stream, ...]
     frames: tuple[str, ...]
     unsubscribe: bool = False
     binary: tuple[bytes, ...] = ()
+    counts: int | None = None
 
 
 class Standing(ABC):

@@ -186,6 +186,8 @@ class Player:
         self._is_running = False
         #: Due, and not yet written.
         self._due: list[Frame] = []
+        #: Streams as the exchange counts them.
+        self._subscriptions = 0
         self._warden = Warden(stage.recording.venue.rules)
 
     def start(self) -> None:
@@ -219,12 +221,12 @@ class Player:
     async def _listen(self) -> None:
         venue, loop = self._stage.recording.venue, asyncio.get_running_loop()
         await self._apply(venue.connected(self._path))
-        complaint = self._warden.streams(self.asked)
+        complaint = self._warden.streams(self._subscriptions)
         while not (complaint and self._stage.is_strict):
             message = await self._socket.recv()
             text = message if isinstance(message, str) else message.decode(errors="replace")
             await self._apply(venue.request(self._path, text))
-            complaint = self._warden.frame(loop.time()) or self._warden.streams(self.asked)
+            complaint = self._warden.frame(loop.time()) or self._warden.streams(self._subscriptions)
         await self._socket.close(venue.rules.code, complaint)
 
     async def _apply(self, ack: Ack) -> None:
@@ -232,6 +234,7 @@ class Player:
             await self._socket.send(self._numbered(frame.encode()), text=True)
         for body in ack.binary:
             await self._socket.send(self._numbered(body))
+        before = len(self.asked)
         if ack.unsubscribe:
             self.asked.difference_update(ack.streams)
         elif ack.streams:
@@ -241,6 +244,10 @@ class Player:
             self._known.update(ack.streams)
             self._stage.asked()
             asyncio.get_running_loop().call_later(SETTLE_S, self._settled, len(self.asked))
+        change = len(self.asked) - before
+        if change and ack.counts is not None:
+            change = ack.counts if change > 0 else -ack.counts
+        self._subscriptions += change
 
     def _numbered(self, body: bytes) -> bytes:
         return body if self._number is None else self._number(body)

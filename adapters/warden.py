@@ -6,9 +6,8 @@ Times are seconds of any clock.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection
 
-from adapters.base import Rules, Stream
+from adapters.base import Rules
 
 
 class Window:
@@ -38,7 +37,7 @@ class Warden:
         """Take note of a client's frame; return the reason to close, if there is one."""
         return self._rules.reason if self._frames.is_full(now) else None
 
-    def streams(self, asked: Collection[Stream]) -> str | None:
+    def streams(self, count: int) -> str | None:
         """Return the reason to close a connection that has asked for so much, if there is one."""
         most = self._rules.streams
-        return self._rules.reason if most is not None and len(asked) > most else None
+        return self._rules.reason if most is not None and count > most else None

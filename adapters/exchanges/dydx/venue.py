@@ -175,8 +175,9 @@ class DydxVenue(Venue):
         asked = tuple(Stream(channel, one) for one in (self._natives if shared else (market,)))
         if type_ == "unsubscribe":
             named = {} if shared else {"id": market}
-            return Ack(asked, (_message("unsubscribed", channel=channel, **named),), True)
-        return Ack(asked, (self._markets,) if shared and self._markets else ())
+            frames = (_message("unsubscribed", channel=channel, **named),)
+            return Ack(asked, frames, unsubscribe=True, counts=1)
+        return Ack(asked, (self._markets,) if shared and self._markets else (), counts=1)
 
     def rest_key(self, url: str) -> str | None:
         return "listing" if urlsplit(url).path.endswith("/perpetualMarkets") else None
