@@ -11,5 +11,6 @@ ENTRIES = {
         "OkxVenue",
         re.compile(r"okx\.com|okex\.com|/ws/v5/public$|/api/v5/(?:public|market)/"),
         re.compile(r'^\{"arg":\{"channel":"[\w-]+","inst'),
+        by_default=True,
     ),
 }
