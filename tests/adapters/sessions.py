@@ -224,7 +224,16 @@ GARBAGE = [
 
 
 #: What a price follows.
-PRICE_KEYS = ('"price":', '"p":', '"b":[[', '"bids":[[', '["buy",', '["sell",', '"lastPrice":')
+PRICE_KEYS = (
+    '"price_str":',
+    '"price":',
+    '"p":',
+    '"b":[[',
+    '"bids":[[',
+    '["buy",',
+    '["sell",',
+    '"lastPrice":',
+)
 NONSENSE = (
     *("NaN", "Infinity", "-1.5", "1e999", "null", "[[[[]]]]"),
     *('""', '"NaN"', '"-1.5"', '"1e999"', '" 1"', '"1,5"', '"\\u0661"'),
