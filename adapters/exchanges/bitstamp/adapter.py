@@ -34,7 +34,7 @@ from adapters.exchanges.bitstamp.frames import (
     stream_of,
 )
 from adapters.exchanges.bitstamp.listing import name_spot, read_markets
-from adapters.text import decimal, levels
+from adapters.text import decimal
 from feed.errors import BadPayload
 from feed.models import Instrument, Trade
 
@@ -48,11 +48,6 @@ SUBSCRIBE, UNSUBSCRIBE = "bts:subscribe", "bts:unsubscribe"
 _encode = msgspec.json.Encoder().encode
 #: Of a frame that cannot be read: its channel.
 _CHANNEL = re.compile(rb'"channel"\s*:\s*"([a-z_]+_[\w/-]{1,40})"')
-
-
-def _change(data: bytes | msgspec.Raw, recv: int) -> Change:
-    told = decode_levels(data)
-    return Change(micros(told.microtimestamp), levels(told.bids), levels(told.asks), recv)
 
 
 class Bitstamp(ChannelAdapter):
@@ -187,7 +182,7 @@ class Bitstamp(ChannelAdapter):
         book = self._books[name_of(Stream(DIFFS, key.removeprefix("depth:")))]
         assert isinstance(book, DiffBook)
         try:
-            return book.fetched(_change(body, recv))
+            return book.fetched(Change.of(decode_levels(body), recv))
         except (ValueError, RecursionError) as e:
             raise BadPayload(self.name, body, str(e)[:200]) from e
 
@@ -242,7 +237,10 @@ class Bitstamp(ChannelAdapter):
         if (book := self._books.get(message.channel)) is None:
             find(self.plan_.instruments, stream.native)
             return ()  # another one feeds it, or nobody wants it
-        return book.take(_change(message.data, recv))
+        told = decode_levels(message.data)
+        if isinstance(book, WholeBook):
+            return book.take(micros(told.microtimestamp), told, recv)
+        return book.take(Change.of(told, recv))
 
     def _trade(self, message: Frame, native: str, recv: int) -> Sequence[Output]:
         find(self.plan_.instruments, native)

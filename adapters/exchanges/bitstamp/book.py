@@ -11,6 +11,8 @@ from typing import NamedTuple
 
 from adapters.base import Fetch, Output
 from adapters.book import Book, BookFeed, DepthPacer
+from adapters.exchanges.bitstamp.frames import Levels, micros
+from adapters.text import decimal, levels
 from feed.models import Level
 
 #: Changes held for a snapshot.
@@ -18,12 +20,38 @@ MAX_HELD = 2_000
 
 
 class Change(NamedTuple):
-    """A message of a book, read and checked."""
+    """What has changed in a book, or over REST the book, read and checked."""
 
     ts: int
     bids: list[Level]
     asks: list[Level]
     recv: int
+
+    @classmethod
+    def of(cls, told: Levels, recv: int) -> Change:
+        """Check a message.
+
+        Raises:
+            ValueError: A price, a size or the time is none.
+        """
+        return cls(micros(told.microtimestamp), levels(told.bids), levels(told.asks), recv)
+
+
+#: The levels of one side as they were told, price -> size.
+_Told = dict[str, str]
+
+
+def _side(pairs: list[Level]) -> _Told:
+    """Return a side's levels; ValueError where two have one price, or one has no number."""
+    if len({float(price) for price, _ in pairs}) != len(pairs):
+        raise ValueError("two levels have one price")
+    return dict(pairs)
+
+
+def _changes(old: _Told, new: _Told) -> list[Level]:
+    """Return what makes one side the other, what is gone first; what stays was checked before."""
+    gone = [(decimal(price), "0") for price in old if price not in new]
+    return gone + levels(pair for pair in new.items() if old.get(pair[0]) != pair[1])
 
 
 class WholeBook:
@@ -32,28 +60,30 @@ class WholeBook:
     def __init__(self, feed: BookFeed) -> None:
         self.feed = feed
         self._ts = 0
+        self._told: tuple[_Told, _Told] = ({}, {})
 
-    def take(self, told: Change) -> list[Output]:
+    def take(self, ts: int, told: Levels, recv: int) -> list[Output]:
         """Make the book what was told, and tell what that changes.
 
         Raises:
-            ValueError: Two levels have one price; nothing has changed.
+            ValueError: Not a book; nothing has changed.
         """
         feed = self.feed
-        if told.ts < self._ts:  # overtaken by a later one
+        if ts < self._ts:  # overtaken by a later one
             return []
+        bids, asks = _side(told.bids), _side(told.asks)
         if not feed.is_live:
             book = Book(feed.book.levels)
-            book.replace(told.bids, told.asks)
-            self._ts = told.ts
+            book.replace(levels(bids.items()), levels(asks.items()))
+            self._ts, self._told = ts, (bids, asks)
             if book.is_crossed:
                 return []
             feed.book = book
-            return feed.restart(told.ts, told.recv)
-        changes = feed.book.changes_to(told.bids, told.asks)
-        self._ts = told.ts
-        events = feed.delta(*changes, told.ts, told.recv)
-        return feed.broken("crossed", told.recv) if feed.book.is_crossed else events
+            return feed.restart(ts, recv)
+        changes = _changes(self._told[0], bids), _changes(self._told[1], asks)
+        self._ts, self._told = ts, (bids, asks)
+        events = feed.delta(*changes, ts, recv)
+        return feed.broken("crossed", recv) if feed.book.is_crossed else events
 
     def resync(self, recv: int) -> list[Output]:
         """Do nothing: the next message has it all."""
