@@ -21,7 +21,7 @@ import os
 import pstats
 import sys
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
 from pathlib import Path
@@ -49,8 +49,8 @@ CAPTURES = report.REPO.parent / "shared" / "captures"
 _LOADS = ("binance-spot/load_*.jsonl.gz", "binance-usdm/load_*.jsonl.gz")
 #: As the publisher hands entries over.
 _BATCH = 1_000
-#: Of a short tape, so much is measured in all.
-LEAST_S = 0.05
+#: A short tape is taken by so many fresh adapters that it has this many frames.
+LEAST_FRAMES = 2_000
 _EPOCH = 1_732_280_000_000_000
 
 
@@ -103,7 +103,7 @@ class Pass:
         self.bad = 0
         self.size = 0
         self._recording = recording
-        self._bodies = {key: list(bodies) for key, bodies in recording.bodies.items()}
+        self._given: Counter[tuple[Adapter, str]] = Counter()
         self._sequencer = Sequencer(_EPOCH, {})
         self._entries: list[Entry] = []
         streams = {
@@ -114,17 +114,35 @@ class Pass:
             and not (no_books and adapter.carried((stream,), instrument, {"book", "depth"})[0])
         }
         plans = by_stream(adapter, (), streams, (), adapter.kinds & kinds).plans
-        made = [(plan, adapter(plan, adapter.kinds & kinds)) for plan in plans]
-        by_name = {stream: one for plan, one in made for stream in plan.streams}
-        everybody = [one for _, one in made]
         self.work: list[tuple[Adapter, bytes]] = []
         self.channels: Counter[str] = Counter()
-        for frame in recording.frames:
-            if frame.stream is None and channel is None:
-                self.work += [(one, frame.body) for one in everybody]
-            elif frame.stream in by_name and channel in (None, frame.stream.channel):
-                self.work.append((by_name[frame.stream], frame.body))
-                self.channels[frame.stream.channel] += 1
+        wanted = [
+            frame
+            for frame in recording.frames
+            if (frame.stream in streams and channel in (None, frame.stream.channel))
+            or (frame.stream is None and channel is None)
+        ]
+        self.channels.update(frame.stream.channel for frame in wanted if frame.stream is not None)
+        self.copies = 1 + LEAST_FRAMES // len(wanted) if self.channels else 0
+        for _ in range(self.copies):
+            made = [(plan, self._opened(adapter(plan, adapter.kinds & kinds))) for plan in plans]
+            by_name = {stream: [one] for plan, one in made for stream in plan.streams}
+            everybody = [one for _, one in made]
+            self.work += [
+                (one, frame.body)
+                for frame in wanted
+                for one in (everybody if frame.stream is None else by_name[frame.stream])
+            ]
+
+    def _opened(self, adapter: Adapter) -> Adapter:
+        """Have it subscribe: an exchange may tell in its answer how it names what follows."""
+        venue, path = self._recording.venue, adapter.plan_.path
+        answers = [venue.connected(path)]
+        answers += [venue.request(path, send.frame) for send in adapter.opened()]
+        for answer in answers:
+            for frame in (*(text.encode() for text in answer.frames), *answer.binary):
+                deque(adapter.parse(frame, now_us()), maxlen=0)
+        return adapter
 
     def run(self) -> float:
         """Take every frame; return the seconds of CPU it took."""
@@ -153,9 +171,12 @@ class Pass:
         elif isinstance(output, Checkpoint):
             self._sequencer.checkpoint(output.book, now)
         elif isinstance(output, Fetch):
-            bodies = self._bodies.get(self._recording.venue.rest_key(output.path) or "")
-            if bodies:  # each once, as the fake exchange does; more is never asked in time
-                for answer in adapter.fetched(output.key, bodies.pop(0), now):
+            key = self._recording.venue.rest_key(output.path) or ""
+            # Each once, as the fake exchange does; more is never asked in time.
+            bodies = islice(self._recording.bodies.get(key, ()), self._given[adapter, key], None)
+            self._given[adapter, key] += 1
+            for body in islice(bodies, 1):
+                for answer in adapter.fetched(output.key, body, now):
                     self._carry_out(adapter, answer, now)
 
     def _hand_over(self) -> None:
@@ -165,9 +186,9 @@ class Pass:
 
 
 def floor(frames: Iterable[bytes]) -> float:
-    """Return how many seconds of CPU decoding the frames into plain objects takes.
+    """Return how many frames a second of CPU are decoded into plain objects, and nothing else.
 
-    Frames that are no JSON (compressed, protobuf) are left out: of those alone there is no floor.
+    0 where they are no JSON: of compressed or binary frames there is no such floor.
     """
     decode = msgspec.json.Decoder().decode
     bodies = [body for body in frames if body[:1] in (b"{", b"[")]
@@ -175,7 +196,7 @@ def floor(frames: Iterable[bytes]) -> float:
     started = time.process_time()
     for body in bodies:
         decode(body)
-    return time.process_time() - started
+    return len(bodies) / (time.process_time() - started) if bodies else 0.0
 
 
 def measure(
@@ -188,30 +209,25 @@ def measure(
     *,
     no_books: bool = False,
 ) -> Row:
-    """Run a tape, or one of its channels, so many times, each pass followed by its floor.
-
-    A short one is run more often, for ``LEAST_S`` at least.
-    """
+    """Run a tape, or one of its channels, so many times, each pass followed by its floor."""
     rates: list[float] = []
     floors: list[float] = []
-    spent = 0.0
-    while len(rates) < passes or spent < LEAST_S:
+    for _ in range(passes):
         one = Pass(name, recording, kinds, channel, no_books=no_books)
         if not one.work:
             break
-        took = one.run()
-        spent += took
-        rates.append(len(one.work) / took)
-        floors.append(len(one.work) / floor(body for _, body in one.work))
+        rates.append(len(one.work) / one.run())
+        floors.append(floor(body for _, body in one.work))
+    copies = one.copies or 1
     return Row(
         name=" ".join((name, path.name.partition(".")[0], *([channel] if channel else []))),
         exchange=name,
-        frames=len(one.work),
-        events=one.events,
-        encoded_mb=one.size / 1e6,
+        frames=len(one.work) // copies,
+        events=one.events // copies,
+        encoded_mb=one.size / copies / 1e6,
         frames_per_s=max(rates, default=0.0),
         floor_per_s=max(floors, default=0.0),
-        bad=one.bad,
+        bad=one.bad // copies,
         channels=dict(one.channels),
         passes=rates,
     )

@@ -23,7 +23,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         bus: ``redis://…``, ``rediss://…``, ``unix://…``, ``memory://``; empty: the embedded Valkey.
         host, port: Where the web process listens; port 0 takes a free one.
         workers: Processes that serve that port.
-        exchanges: Which adapters ingest runs; ``all`` is every one but ``sim``; empty: the largest few.
+        exchanges: Which adapters ingest runs; ``all`` is every one but ``sim``; empty: the largest
+            few.
         symbols: What is carried, canonical names; empty: the default list of ``docs/``.
         kinds: Which kinds are carried; empty: all that the exchange has.
         endpoints: ``exchange=URL`` pairs: where an adapter connects instead, WebSocket and REST.
