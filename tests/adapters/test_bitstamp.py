@@ -10,6 +10,7 @@ import pytest
 
 from adapters.base import Fetch, Health, Leave, Output, Refused, Send, Stream
 from adapters.exchanges.bitstamp.adapter import Bitstamp
+from adapters.exchanges.bitstamp.book import MAX_HELD
 from adapters.exchanges.bitstamp.frames import name_of, stream_of
 from adapters.exchanges.bitstamp.venue import BitstampVenue
 from feed.errors import BadPayload
@@ -289,6 +290,23 @@ def test_a_snapshot_joins_where_changes_were_held_before_it(at: int, joins: bool
     assert only(Fetch, outputs) == ([] if joins else [FETCH])
 
 
+def test_another_channel_tells_since_when_changes_of_a_quiet_market_would_have_come() -> None:
+    reader = bitstamp(TRADES, DIFFS)
+    ack = reply("bts:subscription_succeeded", name_of(DIFFS))
+    feed(reader, ack, trade(7, microtimestamp=str(T0 + 5)), diff(10, [["9", "1"]]))
+    assert only(Fetch, reader.fetched("depth:ethusd", snapshot(4, [["7", "1"]]), 2)) == [FETCH]
+    outputs = list(reader.fetched("depth:ethusd", snapshot(6, [["7", "1"]]), 2))
+    assert booked(outputs) == [(True, [("7", "1")], []), (False, [("9", "1")], [])]
+
+
+def test_changes_held_are_bounded_and_a_snapshot_from_before_them_is_asked_again() -> None:
+    reader = bitstamp(DIFFS)
+    for at in range(1, MAX_HELD + 11):
+        feed(reader, diff(at))
+    assert list(reader.fetched("depth:ethusd", snapshot(10, [["7", "1"]]), 2)) == [FETCH]
+    assert booked(list(reader.fetched("depth:ethusd", snapshot(11, [["7", "1"]]), 2)))
+
+
 def test_a_change_that_the_book_has_is_dropped() -> None:
     reader = joined()
     assert feed(reader, diff(12, [["10", "5"]])) == []
@@ -300,6 +318,7 @@ def test_a_book_of_changes_that_crosses_is_asked_for_again() -> None:
     outputs = feed(reader, diff(13, [], [["9", "1"]]))
     assert [type(one) for one in outputs] == [Health, Gap, Fetch]
     assert feed(reader, diff(14, [["8", "1"]])) == []
+    assert list(reader.fetched("depth:ethusd", snapshot(13, [["8", "1"]]), 3)) == [FETCH]
     back = list(reader.fetched("depth:ethusd", snapshot(15, [["8", "1"]], [["9", "1"]]), 3))
     assert booked(back) == [(True, [("8", "1")], [("9", "1")])]
     assert only(Health, back)[-1].state == "live"

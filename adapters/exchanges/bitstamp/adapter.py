@@ -116,6 +116,8 @@ class Bitstamp(ChannelAdapter):
         #: (event, channel with symbol) -> stream of requests without an answer, and the refusals.
         self._unanswered: dict[tuple[str, str], Stream] = {}
         self._refusals: list[str] = []
+        #: Books of changes whose subscription was acknowledged since the last exchange time.
+        self._begun: list[DiffBook] = []
         for native, instrument in plan.instruments.items():
             topics = self.topics(plan.streams, instrument, self.wanted)
             if "trade" in topics:
@@ -146,6 +148,9 @@ class Bitstamp(ChannelAdapter):
                 case "bts:subscription_succeeded" | "bts:unsubscription_succeeded":
                     asked = message.event.replace("scription_succeeded", "scribe")
                     self._unanswered.pop((asked, message.channel), None)
+                    book = self._books.get(message.channel)
+                    if asked == SUBSCRIBE and isinstance(book, DiffBook):
+                        self._begun.append(book)
                     return self._refused()
                 case "bts:error":
                     reason = decode_error(message.data).message
@@ -240,13 +245,22 @@ class Bitstamp(ChannelAdapter):
         told = decode_levels(message.data)
         if isinstance(book, WholeBook):
             return book.take(micros(told.microtimestamp), told, recv)
-        return book.take(Change.of(told, recv))
+        change = Change.of(told, recv)
+        self._seen(change.ts)
+        return book.take(change)
+
+    def _seen(self, ts: int) -> None:
+        """Take note that the subscriptions acknowledged before have been in force since."""
+        for book in self._begun:
+            book.since = book.since or ts
+        self._begun.clear()
 
     def _trade(self, message: Frame, native: str, recv: int) -> Sequence[Output]:
         find(self.plan_.instruments, native)
         trade = decode_trade(message.data)
         ts, id = micros(trade.microtimestamp), str(trade.id)
         price, size = decimal(trade.price), decimal(trade.amount)
+        self._seen(ts)
         out = self._pacer.advance(ts)
         topic = self._trade_topics.get(native)
         if topic is None:

@@ -95,6 +95,10 @@ class DiffBook:
 
     Args:
         path: Of the REST snapshot.
+
+    Attributes:
+        since: An exchange time from which on every change comes; None before the first one, unless
+            another channel of the connection told it.
     """
 
     def __init__(self, native: str, feed: BookFeed, pacer: DepthPacer, path: str) -> None:
@@ -103,6 +107,7 @@ class DiffBook:
         self._fetch = Fetch(path, f"depth:{native}")
         #: The time of the last change in the book.
         self._last = 0
+        self.since: int | None = None
         #: Changes since a snapshot was asked for, and the connection's time at each; None: none is
         #: wanted.
         self._held: deque[tuple[Change, int]] | None = None
@@ -110,12 +115,16 @@ class DiffBook:
 
     def take(self, change: Change) -> list[Output]:
         """Apply or hold a change."""
+        if self.since is None:
+            self.since = change.ts
         if self.feed.is_live:
             return self._apply(change, None)
         out = [*self._pacer.advance(change.ts)]
         if self._held is None:
             out += self._ask()
         assert self._held is not None
+        if len(self._held) == MAX_HELD:  # the oldest makes room
+            self.since = self._held[1][0].ts
         self._held.append((change, self._pacer.now))
         return out
 
@@ -131,7 +140,7 @@ class DiffBook:
         held = self._held
         if held is None:
             return []
-        if not held or held[0][0].ts > snapshot.ts or book.is_crossed:
+        if not held or self.since is None or self.since > snapshot.ts or book.is_crossed:
             return self._ask()  # what came between the two is not known
         self._held = None
         self._last = snapshot.ts
@@ -158,7 +167,7 @@ class DiffBook:
         return self._give_up("crossed", change.recv) if self.feed.book.is_crossed else events
 
     def _give_up(self, reason: str, recv: int) -> list[Output]:
-        self._held = None
+        self._held = self.since = None
         return [*self.feed.broken(reason, recv), *self._ask()]
 
     def _ask(self) -> list[Output]:

@@ -11,7 +11,7 @@ from feed.errors import BadPayload
 from feed.models import Instrument
 
 #: Quote assets; longer ones first.
-_QUOTES = "pyusd rlusd usdt usdc eurc usd eur gbp btc eth".split()
+_QUOTES = "pyusd rlusd usdt usdc eurc usd eur gbp pax btc eth".split()
 
 
 class _Market(msgspec.Struct):
