@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adapters.base import Fetch, Health, Output, Refused, Send, Stream
+from adapters.base import Fetch, Health, Output, Refused, Send, Stream, TapeLine
 from adapters.exchanges.mexc.adapter import Mexc
 from adapters.exchanges.mexc.frames import name_of, stream_of
 from adapters.exchanges.mexc.venue import MexcVenue
@@ -551,6 +551,13 @@ def test_the_venue_serves_what_it_has_and_refuses_the_rest() -> None:
         (refusal,) = venue.request("/ws", wrong).frames
         assert json.loads(refusal)["code"] == 1
     assert json.loads(venue.request("/ws", '{"method":"PING"}').frames[0])["msg"] == "PONG"
+
+
+def test_a_frame_that_happens_to_be_text_is_told_by_how_it_came() -> None:
+    frame = wrapped(name_of(DEALS), 314, b"", 0).decode()
+    line = TapeLine("in", raw=frame, frame="binary")
+    assert MexcVenue().stream_of(line) == DEALS
+    assert MexcVenue().stream_of(TapeLine("in", raw=frame)) is None
 
 
 def test_the_venue_tells_who_comes_late_where_the_book_stands() -> None:

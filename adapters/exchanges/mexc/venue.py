@@ -77,7 +77,7 @@ class MexcVenue(Venue):
             self._natives.add(stream.native)
 
     def stream_of(self, line: TapeLine) -> Stream | None:
-        if line.dir != "in" or line.raw_b64 is None:
+        if line.dir != "in" or tape.is_text(line):
             return None
         try:
             return stream_of(read(tape.body(line)).name)
