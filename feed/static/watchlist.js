@@ -4,6 +4,8 @@ import { flash, showNumber } from "./decimal.js";
 import { split } from "./feed.js";
 import { span } from "./time.js";
 
+/** Longer names are shown small, on two lines: some contracts differ only at the end. */
+const LONG = 14;
 /** What most people look for first; the rest follows by name. */
 const FIRST = ["BTC", "ETH", "SOL", "XRP", "DOGE"];
 /** Age at which a quote is marked, then greyed although the server calls it live, µs. */
@@ -236,7 +238,8 @@ function makeRow(topic) {
   node.dataset.state = "empty";
   node.setAttribute("role", "row");
   node.setAttribute("aria-selected", "false");
-  const name = el("span", "symbol", symbol);
+  const name = el("span", symbol.length > LONG ? "symbol spelled" : "symbol", symbol);
+  name.title = symbol;
   const dot = el("i", "dot");
   name.prepend(dot);
   const [bid, ask] = ["bid", "ask"].map((field) => {
