@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from calendar import FRIDAY, monthcalendar
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Literal
 
@@ -10,6 +12,26 @@ from feed.topics import symbol_text
 
 #: Where dated contracts are delivered when the symbol tells the day alone, hours UTC.
 DELIVERY_HOUR = 8
+#: Quote assets of exchanges that write pairs without a separator, present and past. Where a symbol
+#: ends in two of them, the earlier is meant (``pair_of``): EUR is quote of far more than AEUR is.
+#: Dollars themselves come last, since exchanges that have the coins seldom have them.
+QUOTES = tuple(
+    (
+        "USDT USDC FDUSD BUSD TUSD HUSD GUSD RLUSD XUSD BFUSD USDP USDS USDD USDE USD1 USDG USDQ "
+        "USDR USDK PAX DAI UST VAI EURI EURC EURT EUROC EUR AEUR GBP AUD TRY BRL RUB UAH NGN ZAR "
+        "PLN RON ARS CZK JPY MXN COP SGD AED IDRT BIDR BVND BKRW KZT BTC ETH BNB XRP TRX DOGE DOT "
+        "SOL MNT BGB HT OKB KCS U USD"
+    ).split()
+)
+#: Assets that tell which of two quotes a symbol ends in: ``BNBUSD`` is no BN in BUSD.
+_BASES = frozenset(
+    (
+        "BTC ETH EUR XRP SOL DOGE LTC BCH USDC "
+        "BNB SHIB ARB CKB BOB "
+        "BAT DOT GRT VET ONT ANT BNT LPT OXT QNT APT SNT HNT FET ICNT PNUT POPCAT USDT XAUT "
+        "PAXG USDG YGG OMG MOG MOODENG TRX AVAX STX IMX DYDX GMX SNX ZRX PERL"
+    ).split()
+)
 
 
 def spot(
@@ -143,3 +165,27 @@ def delivery(text: str, layout: str) -> int | None:
     except ValueError:
         return None
     return int(day.timestamp()) * 1_000_000
+
+
+def last_friday(year: int, month: int) -> int:
+    """Return when a contract named for a month is delivered, in µs."""
+    day = max(week[FRIDAY] for week in monthcalendar(year, month))
+    return int(datetime(year, month, day, DELIVERY_HOUR, tzinfo=UTC).timestamp()) * 1_000_000
+
+
+def pair_of(native: str, quotes: Sequence[str] = QUOTES) -> tuple[str, str] | None:
+    """Return base and quote of a pair written without a separator; None if it has no such quote.
+
+    Args:
+        native: In capitals, ``BTCUSDT``.
+        quotes: Where a symbol ends in several, the first counts whose base is well known; if none
+            is, the first.
+    """
+    found = [
+        (native.removesuffix(quote), quote)
+        for quote in quotes
+        if native.endswith(quote) and native != quote
+    ]
+    if not found:
+        return None
+    return next((pair for pair in found if pair[0] in _BASES), found[0])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from math import inf
@@ -20,8 +21,10 @@ from adapters.selection import Selection, SymbolCheck, by_stream, wanted_kinds
 from adapters.service import Context, publish
 from adapters.status import StatusBoard
 from adapters.tasks import now_us, together
-from feed.errors import ConfigError
+from feed.errors import BadPayload, ConfigError
 from feed.models import Instrument
+
+log = logging.getLogger(__name__)
 
 BUNDLED = Path(__file__).parent / "tapes"
 
@@ -156,10 +159,16 @@ class Playback:
 
 
 def _listing(adapter: type[Adapter], recording: Recording) -> list[Instrument]:
-    """Read the exchange's listing, where it was recorded whole."""
+    """Read the exchange's listing, where it was recorded whole; one of former years may be none."""
     keys = [recording.venue.rest_key(path) for path in adapter.listing_paths]
     bodies = [recording.bodies[key][0] for key in keys if key in recording.bodies]
-    return adapter.instruments(bodies) if keys and len(bodies) == len(keys) else []
+    if not keys or len(bodies) != len(keys):
+        return []
+    try:
+        return adapter.instruments(bodies)
+    except BadPayload as e:
+        log.warning("%s: instruments are told by their symbols alone: %s", adapter.name, e)
+        return []
 
 
 def _instruments(adapter: type[Adapter], recording: Recording) -> list[Instrument]:

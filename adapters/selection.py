@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Literal
@@ -12,6 +13,8 @@ from adapters.base import Adapter, Plan, Stream
 from feed.errors import ConfigError
 from feed.models import Catalogue, Instrument
 from feed.topics import KINDS
+
+log = logging.getLogger(__name__)
 
 #: Carried where ``FEED_SYMBOLS`` says nothing, as far as the exchange lists them.
 DEFAULT_SYMBOLS = tuple(
@@ -123,22 +126,49 @@ def by_stream(
 ) -> Selection:
     """Select exactly what a tape has, less what ``symbols`` leaves out.
 
+    A recorder takes what it finds, so a tape may hold an instrument that cannot be told (Deribit's
+    combinations) or whose name another one has: it is left out with a warning, the rest is played.
+
     Args:
         listed: From the tape's own listing; empty where it has none.
 
     Raises:
-        ConfigError: A native name that neither the listing nor the adapter's rules can read.
+        ConfigError: Neither the listing nor the adapter's rules can read any native name of it.
     """
-    instruments = {instrument.native: instrument for instrument in listed}
-    for native in {stream.native for stream in streams} - instruments.keys():
-        named = adapter.instrument(native)
-        if named is None:
-            raise ConfigError(f"{adapter.name}: cannot tell what instrument {native!r} is")
-        instruments[native] = named
+    instruments = _named(adapter, listed, {stream.native for stream in streams})
+    if streams and not any(stream.native in instruments for stream in streams):
+        native = min(stream.native for stream in streams)
+        raise ConfigError(f"{adapter.name}: cannot tell what instrument {native!r} is")
     names = frozenset(symbols)
-    kept = [s for s in streams if not names or instruments[s.native].symbol in names]
+    kept = [
+        stream
+        for stream in streams
+        if (known := instruments.get(stream.native)) and (not names or known.symbol in names)
+    ]
     ordered = sorted(instruments.values(), key=lambda instrument: instrument.symbol)
     return _select(adapter, ordered, sorted(kept, key=lambda s: (s.native, s.channel)), kinds)
+
+
+def _named(
+    adapter: type[Adapter], listed: Sequence[Instrument], natives: Collection[str]
+) -> dict[str, Instrument]:
+    """Return by native name what a tape has and what its listing has beside, one of each name."""
+    told = {instrument.native: instrument for instrument in listed}
+    found: dict[str, Instrument] = {}
+    owners: dict[str, str] = {}
+    for native in (*sorted(natives), *sorted(told.keys() - natives)):
+        one = told.get(native) or adapter.instrument(native)
+        if one is None:
+            log.warning("%s: cannot tell what instrument %r is: left out", adapter.name, native)
+            continue
+        owner = owners.setdefault(one.symbol, native)
+        if owner == native:
+            found[native] = one
+        elif native in natives:
+            log.warning(
+                "%s: %r would be %s as %r is: left out", adapter.name, native, one.symbol, owner
+            )
+    return found
 
 
 def _select(

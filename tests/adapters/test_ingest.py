@@ -264,6 +264,14 @@ async def test_tapes_that_cannot_be_played_are_refused(
             await run_ingest(Settings(), bus, source="tape", tapes=paths, exchange="toy")
 
 
+async def test_a_tape_whose_listing_cannot_be_read_is_played_all_the_same(tmp_path: Path) -> None:
+    path = tape_file(tmp_path / "a.jsonl", [answered("/symbols", "<html>"), *TAPE[1:]])
+    async with recording_bus() as bus, asyncio.timeout(30):
+        settings = Settings(kinds=("trade",))
+        await run_ingest(settings, bus, source="tape", tapes=[path], exchange="toy", speed="max")
+        assert ids(bus, "trade.toy.BTC-USD") == ["1", "2"]
+
+
 async def test_a_symbol_that_is_on_no_tape_is_refused(tmp_path: Path) -> None:
     path = tape_file(tmp_path / "a.jsonl", TAPE)
     async with recording_bus() as bus:

@@ -8,20 +8,12 @@ from typing import Any
 
 import msgspec
 
-from adapters.naming import contract, delivery, spot
+from adapters.naming import QUOTES, contract, delivery, pair_of, spot
 from feed.errors import BadPayload
 from feed.models import Instrument
 
-#: Quote assets of spot and USD-M; longer ones are tried first.
-_QUOTES = sorted(
-    (
-        "USDT USDC FDUSD BUSD TUSD USDP USDS USD1 RLUSD XUSD BFUSD PAX DAI UST USD AEUR EURI EUR "
-        "GBP AUD TRY BRL RUB UAH NGN ZAR PLN RON ARS CZK JPY MXN COP IDRT BIDR BVND BKRW VAI BTC "
-        "ETH BNB XRP TRX DOGE DOT SOL"
-    ).split(),
-    key=len,
-    reverse=True,
-)
+#: Quote assets of Binance.US, which has dollars too.
+_US_QUOTES = ("USDT", "BUSD", "USDC", "USD", "TUSD", "DAI", "PAX", "EUR", "BTC", "ETH", "BNB")
 _DATED = re.compile(r"(?P<pair>.+)_(?P<date>\d{6})").fullmatch
 _INVERSE = re.compile(r"(?P<base>.+)USD_(?:PERP|(?P<date>\d{6}))").fullmatch
 
@@ -151,14 +143,14 @@ def _inverse(
 
 def name_spot(exchange: str, native: str) -> Instrument | None:
     """Name a spot instrument by its symbol alone; None where its quote asset is not known."""
-    pair = _split(native)
+    pair = pair_of(native, _US_QUOTES if exchange == "binance-us" else QUOTES)
     return None if pair is None else spot(exchange, native, *pair)
 
 
 def name_future(exchange: str, native: str) -> Instrument | None:
     """Name a future by its symbol alone; None where its quote asset is not known."""
     dated = _DATED(native)
-    pair = _split(dated["pair"] if dated else native)
+    pair = pair_of(dated["pair"] if dated else native)
     if pair is None:
         return None
     expiry = delivery(dated["date"], "%y%m%d") if dated else None
@@ -176,10 +168,3 @@ def name_inverse(exchange: str, native: str) -> Instrument | None:
     if parts["date"] and expiry is None:
         return None
     return _inverse(exchange, native, parts["base"], expiry)
-
-
-def _split(pair: str) -> tuple[str, str] | None:
-    for quote in _QUOTES:
-        if pair.endswith(quote) and pair != quote:
-            return pair.removesuffix(quote), quote
-    return None

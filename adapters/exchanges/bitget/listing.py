@@ -6,21 +6,17 @@ All sizes are in the base. ``BTCUSD`` and ``BTCUSDZ26`` are margined and paid in
 from __future__ import annotations
 
 import re
-from calendar import FRIDAY, monthrange
 from collections.abc import Iterator, Sequence
-from datetime import UTC, datetime
 from typing import TypeVar
 
 import msgspec
 from msgspec.structs import replace
 
-from adapters.naming import DELIVERY_HOUR, contract, spot
+from adapters.naming import contract, last_friday, pair_of, spot
 from adapters.text import MAX_MICROS, decimal
 from feed.errors import BadPayload
 from feed.models import Instrument
 
-#: Quote assets of spot; longer ones first.
-_QUOTES = "USDT USDC USDE USD1 USDG BGB EUR BRL BTC ETH GBP TRY USD".split()
 #: ``BTCUSDZ26``: the last Friday of December 2026.
 _DATED = re.compile(r"(.+?)(USDT|USDC|USD)([HMUZ])([0-9]{2})").fullmatch
 _PERPETUAL = re.compile(r"(.+?)(USDT|USDC|USD|PERP)").fullmatch
@@ -125,15 +121,17 @@ def _time(text: str) -> int | None:
 
 def name_spot(exchange: str, native: str) -> Instrument | None:
     """Name ``BTCUSDT`` by the quote assets we know; None for others."""
-    quote = next((one for one in _QUOTES if native.endswith(one) and native != one), None)
-    return spot(exchange, native, native.removesuffix(quote), quote) if quote else None
+    pair = pair_of(native)
+    return spot(exchange, native, *pair) if pair else None
 
 
 def name_future(exchange: str, native: str) -> Instrument | None:
     """Name ``BTCUSDT``, ``BTCPERP`` (USDC), ``BTCUSD`` and dated ones; None for others."""
     if dated := _DATED(native):
         base, quote, letter, year = dated.groups()
-        return _contract(exchange, native, base, quote, _quarter(2000 + int(year), _MONTHS[letter]))
+        return _contract(
+            exchange, native, base, quote, last_friday(2000 + int(year), _MONTHS[letter])
+        )
     if found := _PERPETUAL(native):
         base, quote = found.groups()
         return _contract(exchange, native, base, "USDC" if quote == "PERP" else quote, None)
@@ -144,9 +142,3 @@ def _contract(exchange: str, native: str, base: str, quote: str, expiry: int | N
     is_inverse = quote == "USD"
     settle = base if is_inverse else quote
     return contract(exchange, native, base, quote, settle=settle, expiry=expiry, inverse=is_inverse)
-
-
-def _quarter(year: int, month: int) -> int:
-    """Return when a quarter's contract is delivered, the last Friday, in µs."""
-    last = datetime(year, month, monthrange(year, month)[1], DELIVERY_HOUR, tzinfo=UTC)
-    return (int(last.timestamp()) - (last.weekday() - FRIDAY) % 7 * 86_400) * 1_000_000

@@ -4,19 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from datetime import UTC, datetime
 
 import msgspec
 
 from adapters.exchanges.bybit.frames import from_millis
-from adapters.naming import contract, delivery, spot
+from adapters.naming import contract, delivery, last_friday, pair_of, spot
 from feed.errors import BadPayload
 from feed.models import Instrument
 
-#: Quote assets of spot; longer ones first.
-_QUOTES = (
-    "RLUSD USDT USDC USDE USD1 XUSD USDQ USDR EUR BTC ETH SOL BRL GBP AED PLN TRY MNT DAI USD"
-).split()
 #: ``BTCUSDT-25DEC26`` settles in USDT, ``BTC-25DEC26`` in USDC.
 _DATED = re.compile(r"([A-Z0-9]+?)(USDT)?-([0-9]{1,2}[A-Z]{3}[0-9]{2})").fullmatch
 #: ``BTCUSD`` and, by the trade's letter of the month and the year, ``BTCUSDZ26``.
@@ -134,8 +129,8 @@ def read_inverse(exchange: str, bodies: Sequence[bytes]) -> list[Instrument]:
 
 def name_spot(exchange: str, native: str) -> Instrument | None:
     """Name ``BTCUSDT`` by the quote assets we know; None for others."""
-    quote = next((one for one in _QUOTES if native.endswith(one) and native != one), None)
-    return spot(exchange, native, native.removesuffix(quote), quote) if quote else None
+    pair = pair_of(native)
+    return spot(exchange, native, *pair) if pair else None
 
 
 def name_linear(exchange: str, native: str) -> Instrument | None:
@@ -158,15 +153,7 @@ def name_inverse(exchange: str, native: str) -> Instrument | None:
     if found is None:
         return None
     base, letter, year = found.groups()
-    expiry = None
-    if letter:
-        month = f"20{year}{_MONTHS[letter]:02}"
-        days = (delivery(f"{month}{day}", "%Y%m%d") for day in range(31, 24, -1))
-        expiry = next(day for day in days if day is not None and _is_friday(day))
+    expiry = last_friday(2000 + int(year), _MONTHS[letter]) if letter else None
     return contract(
         exchange, native, base, "USD", settle=base, expiry=expiry, inverse=True, size_unit="quote"
     )
-
-
-def _is_friday(micros: int) -> bool:
-    return datetime.fromtimestamp(micros // 1_000_000, UTC).weekday() == 4

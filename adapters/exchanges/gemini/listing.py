@@ -10,16 +10,16 @@ from collections.abc import Sequence
 
 import msgspec
 
-from adapters.naming import contract, spot
+from adapters.naming import contract, pair_of, spot
 from adapters.text import decimal
 from feed.errors import BadPayload
 from feed.models import Instrument
 
-#: Quote assets; longer ones first.
-_QUOTES = "RLUSD GUSD USDC USDT USD DAI EUR GBP SGD BTC ETH SOL FIL LTC BCH".split()
+#: Quote assets of pairs: dollars before the coins whose names end so.
+_QUOTES = "USDC USDT USD GUSD RLUSD DAI EUR GBP SGD BTC ETH SOL FIL LTC BCH".split()
+#: And of perpetuals.
+_PERPETUAL_QUOTES = ("GUSD", "USDC", "USDT", "USD")
 _PERPETUAL = "PERP"
-#: These end in another quote asset's name.
-_BASES = {"PAXGUSD": "PAXG", "USDGUSD": "USDG"}
 
 
 class _Symbol(msgspec.Struct):
@@ -65,12 +65,8 @@ def _instrument(exchange: str, one: _Symbol) -> Instrument:
 
 def name_symbol(exchange: str, native: str) -> Instrument | None:
     """Name ``BTCUSD`` and ``BTCGUSDPERP`` by the quote assets we know; None for others."""
-    pair = native.removesuffix(_PERPETUAL)
-    base = _BASES.get(pair)
-    quote = next((one for one in _QUOTES if pair.endswith(one) and pair != one), None)
-    if base is not None:
-        quote = pair.removeprefix(base)
-    if quote is None:
-        return None
-    make = spot if pair == native else contract
-    return make(exchange, native, pair.removesuffix(quote), quote)
+    if native.endswith(_PERPETUAL):
+        pair = pair_of(native.removesuffix(_PERPETUAL), _PERPETUAL_QUOTES)
+        return contract(exchange, native, *pair) if pair else None
+    pair = pair_of(native, _QUOTES)
+    return spot(exchange, native, *pair) if pair else None

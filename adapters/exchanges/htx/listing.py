@@ -7,14 +7,10 @@ from collections.abc import Iterator, Sequence
 
 import msgspec
 
-from adapters.naming import contract, delivery, spot
+from adapters.naming import contract, delivery, pair_of, spot
 from adapters.text import decimal
 from feed.errors import BadPayload
 from feed.models import Instrument
-
-#: Quote assets of spot; longer ones first.
-_QUOTES = "usdt usdc usdd husd tusd usd1 euroc btc eth trx eur try brl gbp rub uah ht".split()
-
 
 #: ``BTC-USDT``, ``BTC-USDT-261225``; ``BTC-USD``.
 _LINEAR = re.compile(r"([A-Z0-9]+)-(USDT|HUSD|USDC)(?:-([0-9]{6}))?").fullmatch
@@ -82,10 +78,8 @@ def read_spot(exchange: str, bodies: Sequence[bytes]) -> list[Instrument]:
 
 def name_spot(exchange: str, native: str) -> Instrument | None:
     """Name ``btcusdt`` by the quote assets we know; None for others."""
-    quote = next((one for one in _QUOTES if native.endswith(one) and native != one), None)
-    if quote is None or not native.isalnum():
-        return None
-    return spot(exchange, native, native.removesuffix(quote).upper(), quote.upper())
+    pair = pair_of(native.upper()) if native.isalnum() else None
+    return spot(exchange, native, *pair) if pair else None
 
 
 def read_linear(exchange: str, bodies: Sequence[bytes]) -> list[Instrument]:

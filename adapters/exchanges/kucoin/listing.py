@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import re
-from calendar import FRIDAY, monthcalendar
-from datetime import UTC, datetime
 
 import msgspec
 
 from adapters.exchanges.kucoin.frames import number, text
-from adapters.naming import DELIVERY_HOUR, contract, spot
+from adapters.naming import contract, last_friday, spot
 from adapters.text import Millis
 from feed.errors import BadPayload
 from feed.models import Instrument
@@ -134,7 +132,7 @@ def name_futures(exchange: str, native: str) -> Instrument | None:
         base, quote = _asset(perpetual[1]), perpetual[2]
     elif dated := _DATED(native):
         base, quote = _asset(dated[1]), "USD"
-        expiry = _last_friday(2000 + int(dated[3]), _MONTHS.index(dated[2]) + 1)
+        expiry = last_friday(2000 + int(dated[3]), _MONTHS.index(dated[2]) + 1)
     else:
         return None
     is_inverse = quote == "USD"
@@ -149,9 +147,3 @@ def name_futures(exchange: str, native: str) -> Instrument | None:
         size_unit="contract",
         contract_currency=quote if is_inverse else base,
     )
-
-
-def _last_friday(year: int, month: int) -> int:
-    """Return when a month's contract is delivered, µs."""
-    day = max(week[FRIDAY] for week in monthcalendar(year, month))
-    return int(datetime(year, month, day, DELIVERY_HOUR, tzinfo=UTC).timestamp()) * 1_000_000

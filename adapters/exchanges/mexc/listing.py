@@ -6,12 +6,10 @@ from collections.abc import Sequence
 
 import msgspec
 
-from adapters.naming import spot
+from adapters.naming import pair_of, spot
 from feed.errors import BadPayload
 from feed.models import Instrument
 
-#: Quote assets; longer ones first.
-_QUOTES = "USDT USDC USDE USD1 USDD TUSD EUR BRL TRY BTC ETH SOL".split()
 _STATES = {"1": "trading", "2": "paused", "3": "offline"}
 
 
@@ -64,5 +62,5 @@ def read_listing(exchange: str, bodies: Sequence[bytes]) -> list[Instrument]:
 
 def name_spot(exchange: str, native: str) -> Instrument | None:
     """Name ``BTCUSDT`` by the quote assets we know; None for others."""
-    quote = next((one for one in _QUOTES if native.endswith(one) and native != one), None)
-    return spot(exchange, native, native.removesuffix(quote), quote) if quote else None
+    pair = pair_of(native)
+    return spot(exchange, native, *pair) if pair else None
