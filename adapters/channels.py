@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from sys import maxsize
-from typing import ClassVar, TypeVar
+from typing import ClassVar, TypeGuard, TypeVar
 
 import msgspec
 
@@ -26,20 +25,45 @@ class ChannelAdapter(Adapter):
     Attributes:
         path: Below ``ws_url``.
         chars_per_connection: Most characters of ``channel.native`` in all, where that is limited.
+        feeds: Channel -> the kinds it feeds; of several that feed one the last counts.
+        window: Levels a side of the book, where that is the same for every channel.
     """
 
     path: ClassVar[str]
     chars_per_connection: ClassVar[int] = maxsize
+    feeds: ClassVar[Mapping[str, Collection[str]]]
+    window: ClassVar[int]
 
     @classmethod
-    @abstractmethod
+    def offered(cls, instrument: Instrument) -> Mapping[str, Collection[str]]:
+        """Return channel -> the kinds that a live subscription to it is for; none: for any."""
+        return cls.feeds
+
+    @classmethod
+    def streams(cls, instrument: Instrument, kinds: Collection[str]) -> list[Stream]:
+        wanted = cls.kinds & set(kinds)
+        return [
+            Stream(channel, instrument.native)
+            for channel, fed in cls.offered(instrument).items()
+            if not fed or not wanted.isdisjoint(fed)
+        ]
+
+    @classmethod
     def feeding(cls, channels: Iterable[str]) -> dict[str, str]:
         """Return kind -> the one channel that feeds it, of an instrument with these channels."""
+        given = set(channels)
+        return {
+            kind: channel
+            for channel, fed in cls.feeds.items()
+            if channel in given
+            for kind in fed
+            if kind in cls.kinds
+        }
 
     @classmethod
-    @abstractmethod
     def book_levels(cls, channel: str) -> int:
         """Return the levels a side of the book that a channel feeds."""
+        return cls.window
 
     @classmethod
     def plan(cls, streams: Sequence[Stream], instruments: Mapping[str, Instrument]) -> list[Plan]:
@@ -68,6 +92,24 @@ class ChannelAdapter(Adapter):
             for kind in cls.feeding(channels)
             if kind in kinds
         }
+
+    def __init__(self, plan: Plan, kinds: Collection[str]) -> None:
+        super().__init__(plan, kinds)
+        self._pacer = DepthPacer()
+        #: Instrument -> kind -> topic of what its streams feed and is wanted.
+        self._topics = {
+            native: self.topics(plan.streams, instrument, self.wanted)
+            for native, instrument in plan.instruments.items()
+        }
+        #: Topic -> the values last emitted, where only new ones are.
+        self._shown: dict[str, tuple[str | int | None, ...]] = {}
+
+    def _is_news(self, topic: str | None, values: tuple[str | int | None, ...]) -> TypeGuard[str]:
+        """Whether the topic is wanted and its values are not those last emitted."""
+        if topic is None or self._shown.get(topic) == values:
+            return False
+        self._shown[topic] = values
+        return True
 
 
 class BookStream:

@@ -10,7 +10,7 @@ the book: tickers are 15 s apart. The state of a perpetual is repeated each seco
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
 from itertools import chain
 from typing import TypeAlias
@@ -18,7 +18,6 @@ from typing import TypeAlias
 import msgspec
 
 from adapters.base import Leave, Limits, Output, Plan, Refused, Send, Stream, upstream_gap
-from adapters.book import DepthPacer
 from adapters.channels import BookStream, ChannelAdapter
 from adapters.exchanges.bitfinex.frames import (
     PROVEN,
@@ -104,6 +103,7 @@ class Bitfinex(ChannelAdapter):
     path = "/ws/2"
     listing_paths = ("/v2/conf/pub:list:pair:exchange,pub:list:pair:futures",)
     kinds = frozenset(chain.from_iterable(FEEDS.values()))
+    feeds = FEEDS
     # 30 channels a connection and 20 connects a minute are allowed. Each channel has a heartbeat
     # every 15 s.
     limits = Limits(
@@ -135,13 +135,12 @@ class Bitfinex(ChannelAdapter):
         return name(cls.name, native)
 
     @classmethod
-    def streams(cls, instrument: Instrument, kinds: Collection[str]) -> list[Stream]:
-        return [
-            Stream(f"book-{BOOK_LEVELS}" if channel == "book" else channel, instrument.native)
+    def offered(cls, instrument: Instrument) -> Mapping[str, Collection[str]]:
+        return {
+            f"book-{BOOK_LEVELS}" if channel == "book" else channel: fed
             for channel, fed in FEEDS.items()
-            if not set(kinds).isdisjoint(fed)
-            and (channel != "status" or instrument.type == "perpetual")
-        ]
+            if channel != "status" or instrument.type == "perpetual"
+        }
 
     @classmethod
     def feeding(cls, channels: Iterable[str]) -> dict[str, str]:
@@ -153,11 +152,6 @@ class Bitfinex(ChannelAdapter):
 
     def __init__(self, plan: Plan, kinds: Collection[str]) -> None:
         super().__init__(plan, kinds)
-        self._pacer = DepthPacer()
-        self._topics = {
-            native: self.topics(plan.streams, instrument, self.wanted)
-            for native, instrument in plan.instruments.items()
-        }
         self._books = {
             one.native: BookStream(
                 one, self._topics[one.native], self.book_levels(one.channel), self._pacer
@@ -174,8 +168,6 @@ class Bitfinex(ChannelAdapter):
         self._last: int | None = None
         #: Our topic -> ids of its last trades.
         self._known: dict[str, dict[int, None]] = {}
-        #: Our topic -> the values last emitted.
-        self._shown: dict[str, tuple[str | int | None, ...]] = {}
 
     def opened(self) -> Sequence[Send]:
         conf = Send(_encode({"event": "conf", "flags": FLAGS}).decode())
@@ -329,7 +321,7 @@ class Bitfinex(ChannelAdapter):
         self, native: str, day: tuple[str | None, ...], ts: int | None, recv: int
     ) -> Iterable[Output]:
         topic = self._topics[native].get("ticker")
-        if topic is None or not self._is_news(topic, day):
+        if not self._is_news(topic, day):
             return ()
         return (Ticker(topic, 0, ts, recv, 0, *day),)
 
@@ -342,15 +334,9 @@ class Bitfinex(ChannelAdapter):
         recv: int,
     ) -> Iterable[Output]:
         topic = self._topics[native].get("derivative")
-        if topic is None or not self._is_news(topic, state):
+        if not self._is_news(topic, state):
             return ()
         return (Derivative(topic, 0, at, recv, 0, *state),)
-
-    def _is_news(self, topic: str, values: tuple[str | int | None, ...]) -> bool:
-        if self._shown.get(topic) == values:
-            return False
-        self._shown[topic] = values
-        return True
 
     def _told(self, event: Event) -> Sequence[Output]:
         match event.event:

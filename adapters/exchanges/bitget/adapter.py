@@ -9,7 +9,7 @@ comes first is of before we came, and is but remembered.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
 from typing import ClassVar
 
@@ -17,7 +17,6 @@ import msgspec
 
 from adapters.base import Leave, Limits, Output, Plan, Refused, Send, Stream, upstream_gap
 from adapters.best import BestQuote
-from adapters.book import DepthPacer
 from adapters.chained import ChainedBook
 from adapters.channels import ChannelAdapter, find, is_json
 from adapters.exchanges.bitget import frames
@@ -76,8 +75,8 @@ class _Bitget(ChannelAdapter):
         "books15": "the best levels alone; depth is made from the book, which is proven",
         "auction": "auctions are no trades",
     }
-    #: Channel -> the kinds it feeds; of several that feed one the last counts.
-    feeds: ClassVar[dict[str, tuple[str, ...]]] = {
+    window = BOOK_LEVELS
+    feeds: ClassVar[Mapping[str, Collection[str]]] = {
         "books": ("book", "depth", "quote"),
         "books1": ("quote",),
         "trade": ("trade",),
@@ -92,36 +91,11 @@ class _Bitget(ChannelAdapter):
         return f"{'COIN' if instrument.inverse else instrument.quote}-FUTURES"
 
     @classmethod
-    def streams(cls, instrument: Instrument, kinds: Collection[str]) -> list[Stream]:
-        wanted = set(kinds)
-        fed = cls.feeds | {"books": ("book", "depth")}
-        return [
-            Stream(channel, instrument.native)
-            for channel in fed
-            if not wanted.isdisjoint(fed[channel])
-        ]
-
-    @classmethod
-    def feeding(cls, channels: Iterable[str]) -> dict[str, str]:
-        given = set(channels)
-        return {
-            kind: channel
-            for channel in cls.feeds
-            if channel in given
-            for kind in cls.feeds[channel]
-        }
-
-    @classmethod
-    def book_levels(cls, channel: str) -> int:
-        return BOOK_LEVELS
+    def offered(cls, instrument: Instrument) -> Mapping[str, Collection[str]]:
+        return {**cls.feeds, "books": ("book", "depth")}
 
     def __init__(self, plan: Plan, kinds: Collection[str]) -> None:
         super().__init__(plan, kinds)
-        self._pacer = DepthPacer()
-        self._topics = {
-            native: self.topics(plan.streams, instrument, self.wanted)
-            for native, instrument in plan.instruments.items()
-        }
         self._types = {
             native: self.inst_type(instrument) for native, instrument in plan.instruments.items()
         }
@@ -136,8 +110,6 @@ class _Bitget(ChannelAdapter):
             for one in plan.streams
             if one.channel == "books1"
         }
-        #: Our topic -> the values last emitted.
-        self._shown: dict[str, tuple[str | int | None, ...]] = {}
         #: Our topic -> ids of its last trades; they carry no order, so a repeat shows in no other
         #: way.
         self._known: dict[str, dict[str, None]] = {}
@@ -297,13 +269,6 @@ class _Bitget(ChannelAdapter):
                 out.append(Derivative(topics["derivative"], 0, ts, recv, 0, *state))
         return out
 
-    def _is_news(self, topic: str | None, values: tuple[str | int | None, ...]) -> bool:
-        """Whether the topic is wanted and one of its values has changed."""
-        if topic is None or self._shown.get(topic) == values:
-            return False
-        self._shown[topic] = values
-        return True
-
     def _other(self, frame: bytes, recv: int) -> Sequence[Output]:
         """Take an answer, what is left out on purpose, or data that begins otherwise."""
         found = frames.decode(frame)
@@ -386,7 +351,7 @@ class BitgetFutures(_Bitget):
         for margin in ("USDT", "USDC", "COIN")
     )
     kinds = frozenset({"book", "depth", "quote", "trade", "ticker", "derivative"})
-    feeds = _Bitget.feeds | {"ticker": ("ticker", "derivative")}
+    feeds = {**_Bitget.feeds, "ticker": ("ticker", "derivative")}
 
     @classmethod
     def instruments(cls, bodies: Sequence[bytes]) -> list[Instrument]:

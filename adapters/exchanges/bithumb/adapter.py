@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Sequence
+from itertools import chain
 
 import msgspec
 
 from adapters.base import Limits, Output, Plan, Refused, Send, Stream, upstream_gap
-from adapters.book import BookFeed, DepthPacer
+from adapters.book import BookFeed
 from adapters.channels import ChannelAdapter, find, is_json
 from adapters.exchanges.bithumb.frames import (
     Head,
@@ -49,7 +50,9 @@ class Bithumb(ChannelAdapter):
     rest_url = "https://api.bithumb.com"
     path = "/websocket/v1"
     listing_paths = ("/v1/market/all",)
-    kinds = frozenset({"trade", "quote", "book", "depth", "ticker"})
+    kinds = frozenset(chain.from_iterable(FEEDS.values()))
+    feeds = FEEDS
+    window = LEVELS
     # 10 connects a second; of frames and streams no limit is published: prudent ones. A connection
     # without any traffic is ended after 120 s; a ping sooner shows that a quiet one lives.
     limits = Limits(
@@ -73,30 +76,8 @@ class Bithumb(ChannelAdapter):
     def instrument(cls, native: str) -> Instrument | None:
         return name(cls.name, native)
 
-    @classmethod
-    def streams(cls, instrument: Instrument, kinds: Collection[str]) -> list[Stream]:
-        wanted = set(kinds)
-        return [
-            Stream(channel, instrument.native)
-            for channel, fed in FEEDS.items()
-            if not wanted.isdisjoint(fed)
-        ]
-
-    @classmethod
-    def feeding(cls, channels: Iterable[str]) -> dict[str, str]:
-        return {kind: one for one in channels for kind in FEEDS.get(one, ())}
-
-    @classmethod
-    def book_levels(cls, channel: str) -> int:
-        return LEVELS
-
     def __init__(self, plan: Plan, kinds: Collection[str]) -> None:
         super().__init__(plan, kinds)
-        self._pacer = DepthPacer()
-        self._topics = {
-            native: self.topics(plan.streams, instrument, self.wanted & self.kinds)
-            for native, instrument in plan.instruments.items()
-        }
         self._books = {
             one.native: WholeBook(
                 BookFeed(one.native, self._of_book(one.native), LEVELS, self._pacer)
@@ -106,7 +87,6 @@ class Bithumb(ChannelAdapter):
         }
         #: Our topic -> ids of its last trades, and the values last emitted.
         self._known: dict[str, dict[int, None]] = {}
-        self._shown: dict[str, tuple[str, str, str]] = {}
         #: Trade topics whose last entry is the gap of an unreadable frame.
         self._doubted: set[str] = set()
         #: What is asked for: all but what was refused.
@@ -230,7 +210,6 @@ class Bithumb(ChannelAdapter):
         ts = micros(day.timestamp)
         out = [*self._pacer.advance(ts)]
         values = (last, *volumes)
-        if topic is not None and self._shown.get(topic) != values:
-            self._shown[topic] = values
+        if self._is_news(topic, values):
             out.append(Ticker(topic, 0, ts, recv, 0, last, None, None, None, *volumes, None, None))
         return out

@@ -10,7 +10,7 @@ differently.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import partial
 from typing import ClassVar
 
@@ -18,7 +18,6 @@ import msgspec
 from msgspec.structs import asdict, replace
 
 from adapters.base import Limits, Output, Plan, Refused, Send, Stream, upstream_gap
-from adapters.book import DepthPacer
 from adapters.channels import RESUBSCRIBE_US, BookStream, ChannelAdapter, find, is_json
 from adapters.exchanges.bybit.frames import (
     Frame,
@@ -55,12 +54,6 @@ SIDES: dict[str, Side] = {"Buy": "buy", "Sell": "sell"}
 #: Of a liquidation they tell the side of the position ("Buy": a long one); the order that closes
 #: it is of the other side.
 LIQUIDATION_SIDES: dict[str, Side] = {"Buy": "sell", "Sell": "buy"}
-#: What a channel beside the books feeds, where the market has it.
-FEEDS = {
-    "publicTrade": ("trade",),
-    "tickers": ("ticker", "derivative"),
-    "allLiquidation": ("liquidation",),
-}
 #: Channels of facts without a number, by which a loss would show.
 UNNUMBERED = {"publicTrade": "trade", "allLiquidation": "liquidation"}
 
@@ -100,18 +93,18 @@ class _Bybit(ChannelAdapter):
         "kline": "candles are made from the trades, so that they mean the same everywhere",
     }
     proofs = {"book": "update ids are consecutive"}
+    #: Beside the books, where the market has it.
+    feeds = {
+        "publicTrade": ("trade",),
+        "tickers": ("ticker", "derivative"),
+        "allLiquidation": ("liquidation",),
+    }
     #: Whether sizes, and so the day's volume too, are in the quote.
     is_inverse: ClassVar[bool] = False
 
     @classmethod
-    def streams(cls, instrument: Instrument, kinds: Collection[str]) -> list[Stream]:
-        offered = {BOOK_CHANNEL: ("book", "depth"), QUOTE_CHANNEL: ("quote",), **FEEDS}
-        wanted = cls.kinds & frozenset(kinds)
-        return [
-            Stream(channel, instrument.native)
-            for channel, fed in offered.items()
-            if not wanted.isdisjoint(fed)
-        ]
+    def offered(cls, instrument: Instrument) -> Mapping[str, Collection[str]]:
+        return {BOOK_CHANNEL: ("book", "depth"), QUOTE_CHANNEL: ("quote",), **cls.feeds}
 
     @classmethod
     def feeding(cls, channels: Iterable[str]) -> dict[str, str]:
@@ -123,9 +116,7 @@ class _Bybit(ChannelAdapter):
             fed |= {"book": deepest, "depth": deepest}
         if books:
             fed["quote"] = QUOTE_CHANNEL if QUOTE_CHANNEL in books else deepest
-        for channel in given:
-            fed |= {kind: channel for kind in FEEDS.get(channel, ()) if kind in cls.kinds}
-        return fed
+        return fed | super().feeding(given)
 
     @classmethod
     def book_levels(cls, channel: str) -> int:
@@ -133,11 +124,6 @@ class _Bybit(ChannelAdapter):
 
     def __init__(self, plan: Plan, kinds: Collection[str]) -> None:
         super().__init__(plan, kinds)
-        self._pacer = DepthPacer()
-        self._topics = {
-            native: self.topics(plan.streams, instrument, self.wanted)
-            for native, instrument in plan.instruments.items()
-        }
         #: Bybit's topic -> its book, and the last update id seen.
         self._books: dict[str, BookStream] = {}
         self._updates: dict[str, int] = {}
@@ -145,8 +131,6 @@ class _Bybit(ChannelAdapter):
             if stream.channel.startswith("orderbook."):
                 self._books[_topic(stream)] = self._book(stream)
         self._tickers = {native: TickerFields() for native in plan.instruments}
-        #: Our topic -> the values last emitted.
-        self._shown: dict[str, tuple[str | int | None, ...]] = {}
         #: Topics of facts whose last entry is the gap of an unreadable frame.
         self._doubted: set[str] = set()
         self._tickers_asked: dict[str, int] = {}
@@ -345,13 +329,6 @@ class _Bybit(ChannelAdapter):
         if self._is_news(topics.get("derivative"), derived):
             out.append(Derivative(topics["derivative"], 0, ts, recv, 0, *derived))
         return out
-
-    def _is_news(self, topic: str | None, values: tuple[str | int | None, ...]) -> bool:
-        """Whether the topic is wanted and one of its values has changed."""
-        if topic is None or self._shown.get(topic) == values:
-            return False
-        self._shown[topic] = values
-        return True
 
     def _replied(self, reply: Frame) -> Sequence[Output]:
         """Take a reply. One bad topic fails its whole request: the others are asked for again."""

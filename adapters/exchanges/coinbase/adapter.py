@@ -29,7 +29,6 @@ from adapters.base import (
     Send,
     Stream,
 )
-from adapters.book import DepthPacer
 from adapters.channels import BookStream, ChannelAdapter, find, is_json
 from adapters.exchanges.coinbase.frames import (
     Error,
@@ -90,6 +89,8 @@ class Coinbase(ChannelAdapter):
     path = "/"
     listing_paths = ("/products",)
     kinds = frozenset(chain.from_iterable(FEEDS.values()))
+    feeds = FEEDS
+    window = BOOK_LEVELS
     proofs = {"trade": "trade ids are consecutive, and a heartbeat tells the last"}
     # An address may make 8 requests a second. 100 streams are 25 products: their snapshots are big.
     limits = Limits(
@@ -114,30 +115,12 @@ class Coinbase(ChannelAdapter):
         return name_spot(cls.name, native)
 
     @classmethod
-    def streams(cls, instrument: Instrument, kinds: Collection[str]) -> list[Stream]:
-        wanted = set(kinds)
-        return [
-            Stream(channel, instrument.native)
-            for channel in ("level2_batch", "matches", "ticker", "heartbeat")
-            if channel == "heartbeat" or not wanted.isdisjoint(FEEDS[channel])
-        ]
-
-    @classmethod
-    def feeding(cls, channels: Iterable[str]) -> dict[str, str]:
-        return {kind: channel for channel in channels for kind in FEEDS.get(channel, ())}
-
-    @classmethod
-    def book_levels(cls, channel: str) -> int:
-        return BOOK_LEVELS
+    def offered(cls, instrument: Instrument) -> Mapping[str, Collection[str]]:
+        return {channel: fed for channel, fed in FEEDS.items() if channel != "level2"}
 
     def __init__(self, plan: Plan, kinds: Collection[str]) -> None:
         super().__init__(plan, kinds)
-        self._pacer = DepthPacer()
         self._asked = plan.streams
-        self._topics = {
-            native: self.topics(plan.streams, instrument, self.wanted)
-            for native, instrument in plan.instruments.items()
-        }
         self._books = {
             one.native: BookStream(one, self._topics[one.native], BOOK_LEVELS, self._pacer)
             for one in plan.streams

@@ -19,7 +19,6 @@ from itertools import chain
 import msgspec
 
 from adapters.base import Leave, Limits, Mark, Output, Plan, Refused, Send, Stream
-from adapters.book import DepthPacer
 from adapters.channels import RESUBSCRIBE_US, BookStream, ChannelAdapter, find
 from adapters.exchanges.coinbase_advanced.frames import (
     Heartbeats,
@@ -83,6 +82,8 @@ class CoinbaseAdvanced(ChannelAdapter):
     path = "/"
     listing_paths = ("/api/v3/brokerage/market/products",)
     kinds = frozenset(chain.from_iterable(FEEDS.values()))
+    feeds = FEEDS
+    window = BOOK_LEVELS
     proofs = {
         "trade": "trade ids are consecutive",
         "book": "messages of a connection are numbered",
@@ -110,31 +111,9 @@ class CoinbaseAdvanced(ChannelAdapter):
     def instrument(cls, native: str) -> Instrument | None:
         return name_spot(cls.name, native)
 
-    @classmethod
-    def streams(cls, instrument: Instrument, kinds: Collection[str]) -> list[Stream]:
-        wanted = set(kinds)
-        return [
-            Stream(channel, instrument.native)
-            for channel, fed in FEEDS.items()
-            if not wanted.isdisjoint(fed)
-        ]
-
-    @classmethod
-    def feeding(cls, channels: Iterable[str]) -> dict[str, str]:
-        return {kind: channel for channel in channels for kind in FEEDS.get(channel, ())}
-
-    @classmethod
-    def book_levels(cls, channel: str) -> int:
-        return BOOK_LEVELS
-
     def __init__(self, plan: Plan, kinds: Collection[str]) -> None:
         super().__init__(plan, kinds)
-        self._pacer = DepthPacer()
         self._asked = plan.streams
-        self._topics = {
-            native: self.topics(plan.streams, instrument, self.wanted)
-            for native, instrument in plan.instruments.items()
-        }
         self._books = {
             one.native: BookStream(one, self._topics[one.native], BOOK_LEVELS, self._pacer)
             for one in plan.streams
@@ -145,8 +124,6 @@ class CoinbaseAdvanced(ChannelAdapter):
             for native, topics in self._topics.items()
             if "trade" in topics
         }
-        #: Product -> the ticker last shown.
-        self._shown: dict[str, tuple[str | None, ...]] = {}
         self._last: int | None = None
         #: Streams that are no books are not asked for again before.
         self._not_before = 0
@@ -297,8 +274,7 @@ class CoinbaseAdvanced(ChannelAdapter):
             shown = tuple(fields)
             topic = self._topics[native].get("ticker")
             # It is sent for sizes too, which are not shown.
-            if topic is not None and self._shown.get(native) != shown:
-                self._shown[native] = shown
+            if self._is_news(topic, shown):
                 out.append(Ticker(topic, 0, ts, recv, 0, *shown))
         return out
 

@@ -10,14 +10,13 @@ checksum ``cs`` is documented nowhere. Trades carry no order: who subscribes is 
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import partial
 from typing import TypeAlias
 
 import msgspec
 
 from adapters.base import Limits, Output, Plan, Refused, Send, Stream, upstream_gap
-from adapters.book import DepthPacer
 from adapters.channels import BookStream, ChannelAdapter, find, is_json
 from adapters.exchanges.crypto_com.frames import (
     PUSHED,
@@ -89,6 +88,8 @@ class CryptoCom(ChannelAdapter):
     path = "/exchange/v1/market"
     listing_paths = ("/exchange/v1/public/get-instruments",)
     kinds = frozenset({"book", "depth", "quote", "trade", "ticker", "derivative"})
+    # Index, funding and open interest are told together with the mark.
+    feeds = {"trade": ("trade",), "ticker": ("ticker",), "mark": ("derivative",)}
     proofs = {"book": "each update names the one before it"}
     # 100 requests a second, counted from the start of the second one connects in; 400 channels.
     # Heartbeats come every 30 s; nothing else is sure to where trades alone are subscribed to.
@@ -115,7 +116,7 @@ class CryptoCom(ChannelAdapter):
         return name(cls.name, native)
 
     @classmethod
-    def streams(cls, instrument: Instrument, kinds: Collection[str]) -> list[Stream]:
+    def offered(cls, instrument: Instrument) -> Mapping[str, Collection[str]]:
         offered = {
             BOOK_CHANNEL: ("book", "depth", "quote"),
             "trade": ("trade",),
@@ -125,11 +126,7 @@ class CryptoCom(ChannelAdapter):
             # Open interest is in the ticker.
             offered |= {"ticker": ("ticker", "derivative")}
             offered |= dict.fromkeys(("mark", "index", "funding"), ("derivative",))
-        return [
-            Stream(channel, instrument.native)
-            for channel, fed in offered.items()
-            if not set(kinds).isdisjoint(fed)
-        ]
+        return offered
 
     @classmethod
     def feeding(cls, channels: Iterable[str]) -> dict[str, str]:
@@ -137,11 +134,7 @@ class CryptoCom(ChannelAdapter):
         books = [one for one in given if one.startswith("book.")]
         deepest = max(books, key=cls.book_levels, default=None)
         fed = dict.fromkeys(("book", "depth", "quote"), deepest) if deepest else {}
-        # Index, funding and open interest are told together with the mark.
-        for kind, channel in (("trade", "trade"), ("ticker", "ticker"), ("derivative", "mark")):
-            if channel in given:
-                fed[kind] = channel
-        return fed
+        return fed | super().feeding(given)
 
     @classmethod
     def book_levels(cls, channel: str) -> int:
@@ -149,11 +142,6 @@ class CryptoCom(ChannelAdapter):
 
     def __init__(self, plan: Plan, kinds: Collection[str]) -> None:
         super().__init__(plan, kinds)
-        self._pacer = DepthPacer()
-        self._topics = {
-            native: self.topics(plan.streams, instrument, self.wanted)
-            for native, instrument in plan.instruments.items()
-        }
         #: The exchange's channel -> the streams that ask for it.
         self._carried: dict[str, list[Stream]] = {}
         for stream in plan.streams:
@@ -167,8 +155,6 @@ class CryptoCom(ChannelAdapter):
         for native in plan.instruments:
             self._by_index.setdefault(f"index.{_underlying(native)}", []).append(native)
         self._states = {native: _State() for native in plan.instruments}
-        #: Our topic -> the values last emitted.
-        self._shown: dict[str, Values] = {}
         #: Symbol -> ids of its last trades.
         self._known: dict[str, dict[str, None]] = {}
         #: Trade topics whose last entry is the gap of an unreadable frame.
@@ -329,7 +315,7 @@ class CryptoCom(ChannelAdapter):
         topic = self._topics[stream.native].get("ticker")
         worth = value if instrument.quote == "USD" else None
         values = (last, None, high, low, volume, worth, bid, ask)
-        if topic is not None and self._is_news(topic, values):
+        if self._is_news(topic, values):
             out.append(Ticker(topic, 0, ts, recv, 0, *values))
         if interest is not None:
             self._states[stream.native].open_interest = interest
@@ -362,15 +348,9 @@ class CryptoCom(ChannelAdapter):
         topic = self._topics[native].get("derivative")
         state = self._states[native]
         values = msgspec.structs.astuple(state)
-        if topic is None or not self._is_news(topic, values):
+        if not self._is_news(topic, values):
             return []
         return [Derivative(topic, 0, ts, recv, 0, *values)]
-
-    def _is_news(self, topic: str, values: Values) -> bool:
-        if self._shown.get(topic) == values:
-            return False
-        self._shown[topic] = values
-        return True
 
     def _told(self, message: Frame) -> Sequence[Output]:
         """Answer a heartbeat; take an ack or a refusal."""

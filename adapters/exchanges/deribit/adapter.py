@@ -9,14 +9,13 @@ currency's. The server asks whether we live (``test_request``) and ends connecti
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import partial
 from itertools import chain
 
 import msgspec
 
 from adapters.base import Fetch, Leave, Limits, Mark, Output, Page, Plan, Refused, Send, Stream
-from adapters.book import DepthPacer
 from adapters.channels import RESUBSCRIBE_US, BookStream, ChannelAdapter, find, is_json
 from adapters.exchanges.deribit import listing
 from adapters.exchanges.deribit.frames import (
@@ -95,6 +94,8 @@ class Deribit(ChannelAdapter):
         for kind in ("future", "option", "spot")
     )
     kinds = frozenset(chain.from_iterable(FEEDS.values()))
+    feeds = FEEDS
+    window = BOOK_LEVELS
     # Subscriptions: 3.3/s are sustained, 10 at once. 32 connections an address. How many streams
     # a connection may have is published nowhere: a prudent figure.
     limits = Limits(
@@ -134,16 +135,10 @@ class Deribit(ChannelAdapter):
         return listing.name(cls.name, native)
 
     @classmethod
-    def streams(cls, instrument: Instrument, kinds: Collection[str]) -> list[Stream]:
-        offered = FEEDS | {"book": ("book", "depth")}
-        if instrument.type == "spot":
-            offered["ticker"] = ("ticker",)
-        wanted = set(kinds)
-        return [
-            Stream(name + INTERVAL[name], instrument.native)
-            for name, fed in offered.items()
-            if not wanted.isdisjoint(fed)
-        ]
+    def offered(cls, instrument: Instrument) -> Mapping[str, Collection[str]]:
+        told = ("ticker",) if instrument.type == "spot" else FEEDS["ticker"]
+        offered = {**FEEDS, "book": ("book", "depth"), "ticker": told}
+        return {name + INTERVAL[name]: fed for name, fed in offered.items()}
 
     @classmethod
     def feeding(cls, channels: Iterable[str]) -> dict[str, str]:
@@ -151,10 +146,6 @@ class Deribit(ChannelAdapter):
         for channel in sorted(channels, key=lambda one: list(FEEDS).index(_name(one))):
             fed |= dict.fromkeys(FEEDS[_name(channel)], channel)
         return fed
-
-    @classmethod
-    def book_levels(cls, channel: str) -> int:
-        return BOOK_LEVELS
 
     @classmethod
     def topics(
@@ -165,11 +156,6 @@ class Deribit(ChannelAdapter):
 
     def __init__(self, plan: Plan, kinds: Collection[str]) -> None:
         super().__init__(plan, kinds)
-        self._pacer = DepthPacer()
-        self._topics = {
-            native: self.topics(plan.streams, instrument, self.wanted)
-            for native, instrument in plan.instruments.items()
-        }
         #: Deribit's channel -> its book, and the id of the last change.
         self._books = {
             _channel(one): self._book(one) for one in plan.streams if _name(one.channel) == "book"
@@ -180,8 +166,6 @@ class Deribit(ChannelAdapter):
             for native, topics in self._topics.items()
             if "trade" in topics
         }
-        #: Our topic -> the values last emitted.
-        self._shown: dict[str, tuple[str | None, ...]] = {}
         #: Deribit's channel -> before this time an unreadable state is not asked for again.
         self._asked: dict[str, int] = {}
         self._requests: dict[int, tuple[Stream, ...]] = {}
@@ -390,13 +374,6 @@ class Deribit(ChannelAdapter):
             derived = (mark, index, rate, None, interest)
             out.append(Derivative(topics["derivative"], 0, ts, recv, 0, *derived))
         return out
-
-    def _is_news(self, topic: str | None, values: tuple[str | None, ...]) -> bool:
-        """Whether the topic is wanted and one of its values has changed."""
-        if topic is None or self._shown.get(topic) == values:
-            return False
-        self._shown[topic] = values
-        return True
 
     def _answered(self, message: Frame) -> Sequence[Output]:
         """Take a heartbeat or a reply, which names what was accepted."""

@@ -66,6 +66,8 @@ class Dydx(ChannelAdapter):
     path = "/v4/ws"
     listing_paths = ("/v4/perpetualMarkets",)
     kinds = frozenset(chain.from_iterable(FEEDS.values()))
+    feeds = FEEDS
+    window = BOOK_LEVELS
     # 32 subscriptions of a channel; two requests a second for each stream. How many connections
     # an address may open is published nowhere: a prudent figure.
     limits = Limits(
@@ -97,22 +99,9 @@ class Dydx(ChannelAdapter):
         return listing.name(cls.name, native)
 
     @classmethod
-    def streams(cls, instrument: Instrument, kinds: Collection[str]) -> list[Stream]:
+    def offered(cls, instrument: Instrument) -> Mapping[str, Collection[str]]:
         # The shared channel always: nothing else shows that a connection of quiet markets lives.
-        wanted = set(kinds)
-        return [
-            Stream(channel, instrument.native)
-            for channel, fed in FEEDS.items()
-            if channel == SHARED or not wanted.isdisjoint(fed)
-        ]
-
-    @classmethod
-    def feeding(cls, channels: Iterable[str]) -> dict[str, str]:
-        return {kind: channel for channel in channels for kind in FEEDS.get(channel, ())}
-
-    @classmethod
-    def book_levels(cls, channel: str) -> int:
-        return BOOK_LEVELS
+        return {**FEEDS, SHARED: ()}
 
     @classmethod
     def plan(cls, streams: Sequence[Stream], instruments: Mapping[str, Instrument]) -> list[Plan]:
@@ -133,10 +122,6 @@ class Dydx(ChannelAdapter):
         # Trades alone carry a time. A clock that stands between them would hold books back, so
         # none runs, and ``depth`` follows every change of the best levels.
         pacer = DepthPacer()
-        self._topics = {
-            native: self.topics(plan.streams, instrument, self.wanted)
-            for native, instrument in plan.instruments.items()
-        }
         self._books = {
             one.native: BookStream(one, self._topics[one.native], BOOK_LEVELS, pacer)
             for one in plan.streams
@@ -145,8 +130,6 @@ class Dydx(ChannelAdapter):
         self._markets = {native: Market() for native in plan.instruments}
         #: Market -> price of its last trade, which ``v4_markets`` doesn't tell.
         self._prices: dict[str, str] = {}
-        #: Our topic -> the values last emitted.
-        self._shown: dict[str, tuple[str | None, ...]] = {}
         #: Our topic -> ids of its last trades; none before its subscription is answered.
         self._known: dict[str, dict[str, None]] = {}
         #: Trade topics whose last entry is a gap.
@@ -332,13 +315,6 @@ class Dydx(ChannelAdapter):
                     )
                 )
         return out
-
-    def _is_news(self, topic: str | None, values: tuple[str | None, ...]) -> bool:
-        """Whether the topic is wanted and one of its values has changed."""
-        if topic is None or self._shown.get(topic) == values:
-            return False
-        self._shown[topic] = values
-        return True
 
     def _error(self, reason: str) -> list[Output]:
         """Find out what is refused: it stands in brackets."""

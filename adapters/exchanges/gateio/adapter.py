@@ -84,7 +84,6 @@ class GateIo(Gate):
         ts = told(message)
         out = [*self._pacer.advance(ts)]
         if self._is_news(topic, day):
-            assert topic is not None
             out.append(Ticker(topic, 0, ts, recv, 0, *day))
         return out
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from abc import abstractmethod
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, ClassVar
 from urllib.parse import quote
@@ -29,7 +29,7 @@ from adapters.base import (
     Stream,
     upstream_gap,
 )
-from adapters.book import Book, DepthPacer
+from adapters.book import Book
 from adapters.channels import BookStream, ChannelAdapter, find, is_json
 from adapters.exchanges.gateio.book import Answer, Change, GateBook
 from adapters.exchanges.gateio.frames import (
@@ -52,8 +52,6 @@ BOOK_CHANNEL = "obu.400"
 #: Joined to a REST snapshot; 100 levels every 100 ms.
 UPDATE_CHANNEL = "order_book_update"
 UPDATE_LEVELS = 100
-#: What a channel beside the books feeds, where the market has it.
-FEEDS = {"book_ticker": ("quote",), "trades": ("trade",), "tickers": ("ticker", "derivative")}
 #: One unknown symbol fails its whole request.
 SYMBOLS_PER_REQUEST = 100
 #: So many trades of a topic are known again by their ids.
@@ -87,6 +85,8 @@ class Gate(ChannelAdapter):
         "public_liquidates": "liquidations are not carried of this exchange",
     }
     proofs = {"book": "each update names its first and last change"}
+    #: Beside the books, where the market has it.
+    feeds = {"book_ticker": ("quote",), "trades": ("trade",), "tickers": ("ticker", "derivative")}
     market: ClassVar[str]
     #: Path of the REST book, completed by the symbol.
     _book_path: ClassVar[str]
@@ -96,14 +96,8 @@ class Gate(ChannelAdapter):
     _update_payload: ClassVar[tuple[str, ...]]
 
     @classmethod
-    def streams(cls, instrument: Instrument, kinds: Collection[str]) -> list[Stream]:
-        offered = {BOOK_CHANNEL: ("book", "depth"), **FEEDS}
-        wanted = cls.kinds & frozenset(kinds)
-        return [
-            Stream(channel, instrument.native)
-            for channel, fed in offered.items()
-            if not wanted.isdisjoint(fed)
-        ]
+    def offered(cls, instrument: Instrument) -> Mapping[str, Collection[str]]:
+        return {BOOK_CHANNEL: ("book", "depth"), **cls.feeds}
 
     @classmethod
     def feeding(cls, channels: Iterable[str]) -> dict[str, str]:
@@ -112,9 +106,7 @@ class Gate(ChannelAdapter):
         books = [one for one in given if one == UPDATE_CHANNEL or one.startswith("obu.")]
         if books:
             fed |= dict.fromkeys(("book", "depth", "quote"), max(books, key=cls.book_levels))
-        for channel in given:
-            fed |= {kind: channel for kind in FEEDS.get(channel, ()) if kind in cls.kinds}
-        return fed
+        return fed | super().feeding(given)
 
     @classmethod
     def book_levels(cls, channel: str) -> int:
@@ -122,18 +114,11 @@ class Gate(ChannelAdapter):
 
     def __init__(self, plan: Plan, kinds: Collection[str]) -> None:
         super().__init__(plan, kinds)
-        self._pacer = DepthPacer()
-        self._topics = {
-            native: self.topics(plan.streams, instrument, self.wanted)
-            for native, instrument in plan.instruments.items()
-        }
         #: By the stream's name in its messages.
         self._books: dict[str, GateBook] = {}
         for stream in plan.streams:
             if stream.channel == UPDATE_CHANNEL or stream.channel.startswith("obu."):
                 self._books[_payload(stream)] = self._book(stream)
-        #: Our topic -> the values last emitted.
-        self._shown: dict[str, tuple[str | int | None, ...]] = {}
         #: Trade topics whose last entry is the gap of an unreadable frame.
         self._doubted: set[str] = set()
         #: Our topic -> ids of its last trades.
@@ -312,15 +297,7 @@ class Gate(ChannelAdapter):
         out = self._pacer.advance(ts) if ts else ()
         if not self._is_news(topic, (*bid, *ask)):
             return out
-        assert topic is not None
         return (*out, Quote(topic, 0, ts, recv, 0, *bid, *ask))
-
-    def _is_news(self, topic: str | None, values: tuple[str | int | None, ...]) -> bool:
-        """Whether the topic is wanted and one of its values has changed."""
-        if topic is None or self._shown.get(topic) == values:
-            return False
-        self._shown[topic] = values
-        return True
 
     def _replied(self, reply: Frame) -> Sequence[Output]:
         """Take an answer. One bad symbol fails its whole request: the others are asked again."""

@@ -14,14 +14,13 @@ tells, and the funding's rate is too coarse: neither is carried.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import partial
 from itertools import chain
 
 import msgspec
 
 from adapters.base import Leave, Limits, Output, Plan, Refused, Send, Stream, upstream_gap
-from adapters.book import DepthPacer
 from adapters.channels import BookStream, ChannelAdapter, find, is_json
 from adapters.exchanges.gemini.frames import (
     Frame,
@@ -78,6 +77,8 @@ class Gemini(ChannelAdapter):
     path = "/?snapshot=-1"
     listing_paths = ("/v1/symbols/details/all",)
     kinds = frozenset(chain.from_iterable(FEEDS.values()))
+    feeds = FEEDS
+    window = BOOK_LEVELS
     proofs = {"book": "an update begins with the number that the one before ended with"}
     # Nothing is published: prudent ones.
     limits = Limits(
@@ -110,30 +111,12 @@ class Gemini(ChannelAdapter):
         return name_symbol(cls.name, native)
 
     @classmethod
-    def streams(cls, instrument: Instrument, kinds: Collection[str]) -> list[Stream]:
-        wanted = set(kinds)
-        channels = [BOOK, BEST, TRADES]
-        if instrument.type == "perpetual":
-            channels += [FUNDING, MARK]
-        return [
-            Stream(one, instrument.native) for one in channels if not wanted.isdisjoint(FEEDS[one])
-        ]
-
-    @classmethod
-    def feeding(cls, channels: Iterable[str]) -> dict[str, str]:
-        return {kind: channel for channel in channels for kind in FEEDS.get(channel, ())}
-
-    @classmethod
-    def book_levels(cls, channel: str) -> int:
-        return BOOK_LEVELS
+    def offered(cls, instrument: Instrument) -> Mapping[str, Collection[str]]:
+        contract = (FUNDING, MARK) if instrument.type == "perpetual" else ()
+        return {one: FEEDS[one] for one in (BOOK, BEST, TRADES, *contract)}
 
     def __init__(self, plan: Plan, kinds: Collection[str]) -> None:
         super().__init__(plan, kinds)
-        self._pacer = DepthPacer()
-        self._topics = {
-            native: self.topics(plan.streams, instrument, self.wanted)
-            for native, instrument in plan.instruments.items()
-        }
         self._books = {
             one.native: self._book(one) for one in plan.streams if "book" in FEEDS[one.channel]
         }
@@ -144,8 +127,6 @@ class Gemini(ChannelAdapter):
         self._best: dict[str, int] = {}
         #: Instrument -> mark price, and when funding is paid next.
         self._marks: dict[str, tuple[str | None, int | None]] = {}
-        #: Our topic -> the values last emitted.
-        self._shown: dict[str, tuple[str | int | None, ...]] = {}
         #: Our topic -> ids of its last trades; consecutive they are not.
         self._known: dict[str, dict[str, None]] = {}
         #: Trade topics whose last entry is the gap of an unreadable frame.
@@ -343,16 +324,8 @@ class Gemini(ChannelAdapter):
         self._marks[native] = mark, funding_time
         values = (mark, None, None, funding_time, None)
         if self._is_news(topic, values):
-            assert topic is not None
             out.append(Derivative(topic, 0, ts, recv, 0, *values))
         return out
-
-    def _is_news(self, topic: str | None, values: tuple[str | int | None, ...]) -> bool:
-        """Whether the topic is wanted and one of its values has changed."""
-        if topic is None or self._shown.get(topic) == values:
-            return False
-        self._shown[topic] = values
-        return True
 
     def _is_new(self, topic: str, number: str) -> bool:
         """Take note of a trade; return whether it has not come before."""

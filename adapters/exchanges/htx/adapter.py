@@ -68,6 +68,13 @@ class Htx(HtxChannels):
         "trade": "trade ids are consecutive",
         "book": "each update names the one before it",
     }
+    #: Beside the books; of old tapes is ``ticker``.
+    feeds = {
+        "bbo": ("quote",),
+        "trade.detail": ("trade",),
+        "ticker": ("ticker",),
+        "detail": ("ticker",),
+    }
     passed_over = ("kline.", "mbp.refresh.", "depth.step", "etp")
     ignored = {
         "kline": "candles are made from the trades, so that they mean the same everywhere",
@@ -85,18 +92,9 @@ class Htx(HtxChannels):
         return name_spot(cls.name, native)
 
     @classmethod
-    def streams(cls, instrument: Instrument, kinds: Collection[str]) -> list[Stream]:
-        offered = {
-            BOOK_CHANNEL: ("book", "depth"),
-            "bbo": ("quote",),
-            "trade.detail": ("trade",),
-            "detail": ("ticker",),
-        }
-        return [
-            Stream(channel, instrument.native)
-            for channel, fed in offered.items()
-            if not set(kinds).isdisjoint(fed)
-        ]
+    def offered(cls, instrument: Instrument) -> Mapping[str, Collection[str]]:
+        told = {one: fed for one, fed in cls.feeds.items() if one != "ticker"}
+        return {BOOK_CHANNEL: ("book", "depth"), **told}
 
     @classmethod
     def feeding(cls, channels: Iterable[str]) -> dict[str, str]:
@@ -108,15 +106,7 @@ class Htx(HtxChannels):
         deepest = max(filter(_is_mbp, given), key=cls.book_levels, default=None)
         if deepest is not None:
             fed |= dict.fromkeys(("book", "depth"), deepest)
-        for kind, channel in (
-            ("quote", "bbo"),
-            ("trade", "trade.detail"),
-            ("ticker", "ticker"),
-            ("ticker", "detail"),
-        ):
-            if channel in given:
-                fed[kind] = channel
-        return fed
+        return fed | super().feeding(given)
 
     @classmethod
     def book_levels(cls, channel: str) -> int:

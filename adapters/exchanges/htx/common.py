@@ -15,7 +15,7 @@ from typing import ClassVar, TypeAlias
 import msgspec
 
 from adapters.base import Limits, Output, Plan, Refused, Send, Stream
-from adapters.book import BookFeed, DepthPacer
+from adapters.book import BookFeed
 from adapters.channels import BookStream, ChannelAdapter, find, pack
 from adapters.exchanges.htx.frames import Frame, decode, decode_depth, levels
 from adapters.text import MAX_MICROS
@@ -86,11 +86,6 @@ class HtxChannels(ChannelAdapter):
 
     def __init__(self, plan: Plan, kinds: Collection[str]) -> None:
         super().__init__(plan, kinds)
-        self._pacer = DepthPacer()
-        self._topics = {
-            native: self.topics(plan.streams, instrument, self.wanted)
-            for native, instrument in plan.instruments.items()
-        }
         #: HTX's topic -> the stream, and kind -> our topic of what it feeds.
         self._carried = {topic_of(one): (one, self._fed(one)) for one in plan.streams}
         self._wholes = {
@@ -102,7 +97,6 @@ class HtxChannels(ChannelAdapter):
         self._subscribed: dict[str, int] = {}
         #: Our topic -> the last quote's number; the values last emitted.
         self._quoted: dict[str, int] = {}
-        self._shown: dict[str, Values] = {}
 
     def _fed(self, stream: Stream) -> dict[str, str]:
         own = [one.channel for one in self.plan_.streams if one.native == stream.native]
@@ -182,7 +176,7 @@ class HtxChannels(ChannelAdapter):
         """Tell a day's figures if they are wanted and new."""
         ts = message.ts * 1_000
         out = [*self._pacer.advance(ts)]
-        if topic is not None and self._is_news(topic, values):
+        if self._is_news(topic, values):
             out.append(Ticker(topic, 0, ts, recv, 0, *values))
         return out
 
@@ -202,9 +196,3 @@ class HtxChannels(ChannelAdapter):
             return ()
         stream, _ = find(self._carried, topic)
         return (Refused((stream,), reply.error or "no reason given"),)
-
-    def _is_news(self, topic: str, values: Values) -> bool:
-        if self._shown.get(topic) == values:
-            return False
-        self._shown[topic] = values
-        return True

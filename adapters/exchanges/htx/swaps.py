@@ -80,6 +80,14 @@ class _HtxSwaps(HtxChannels):
     rest_url = "https://api.hbdm.com"
     kinds = HtxChannels.kinds | {"derivative", "liquidation"}
     proofs = {"book": "versions are consecutive"}
+    #: Beside the books. The index is told together with the mark.
+    feeds = {
+        "bbo": ("quote",),
+        "trade.detail": ("trade",),
+        "detail": ("ticker",),
+        MARK_CHANNEL: ("derivative",),
+        LIQUIDATION_CHANNEL: ("liquidation",),
+    }
     passed_over = (
         *("kline.", "depth.step", "index.", "basis.", "mark_price.", "premium_index."),
         *("estimated_rate.", "funding_rate", "contract_info", "contract_elements"),
@@ -98,21 +106,8 @@ class _HtxSwaps(HtxChannels):
     notices_path: ClassVar[str]
 
     @classmethod
-    def streams(cls, instrument: Instrument, kinds: Collection[str]) -> list[Stream]:
-        offered = {
-            BOOK_CHANNEL: ("book", "depth"),
-            "bbo": ("quote",),
-            "trade.detail": ("trade",),
-            "detail": ("ticker",),
-            MARK_CHANNEL: ("derivative",),
-            INDEX_CHANNEL: ("derivative",),
-            LIQUIDATION_CHANNEL: ("liquidation",),
-        }
-        return [
-            Stream(channel, instrument.native)
-            for channel, fed in offered.items()
-            if not set(kinds).isdisjoint(fed)
-        ]
+    def offered(cls, instrument: Instrument) -> Mapping[str, Collection[str]]:
+        return {BOOK_CHANNEL: ("book", "depth"), **cls.feeds, INDEX_CHANNEL: ("derivative",)}
 
     @classmethod
     def feeding(cls, channels: Iterable[str]) -> dict[str, str]:
@@ -120,16 +115,7 @@ class _HtxSwaps(HtxChannels):
         whole = WHOLE_CHANNEL if WHOLE_CHANNEL in given else None
         book = max(filter(_BOOK, given), key=cls.book_levels, default=whole)
         fed = dict.fromkeys(("book", "depth", "quote"), book) if book else {}
-        for kind, channel in (
-            ("quote", "bbo"),
-            ("trade", "trade.detail"),
-            ("ticker", "detail"),
-            ("derivative", MARK_CHANNEL),
-            ("liquidation", LIQUIDATION_CHANNEL),
-        ):
-            if channel in given:
-                fed[kind] = channel
-        return fed
+        return fed | super().feeding(given)
 
     @classmethod
     def book_levels(cls, channel: str) -> int:
@@ -311,7 +297,7 @@ class _HtxSwaps(HtxChannels):
         topic = self._topics[native].get("derivative")
         ts = message.ts * 1_000
         out = [*self._pacer.advance(ts)]
-        if topic is not None and self._is_news(topic, known):
+        if self._is_news(topic, known):
             out.append(Derivative(topic, 0, ts, recv, 0, *known, None, None, None))
         return out
 

@@ -9,7 +9,7 @@ they are subscribed afresh.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import partial
 from itertools import chain
 from typing import TypeAlias
@@ -17,7 +17,6 @@ from typing import TypeAlias
 import msgspec
 
 from adapters.base import Leave, Limits, Output, Plan, Refused, Send, Stream, upstream_gap
-from adapters.book import DepthPacer
 from adapters.channels import RESUBSCRIBE_US, BookStream, ChannelAdapter, find, is_json
 from adapters.exchanges.hyperliquid import listing
 from adapters.exchanges.hyperliquid.frames import (
@@ -77,6 +76,8 @@ class Hyperliquid(ChannelAdapter):
     path = "/ws"
     listing_paths = ('/info#{"type":"allPerpMetas"}', '/info#{"type":"spotMeta"}')
     kinds = frozenset(chain.from_iterable(FEEDS.values()))
+    feeds = FEEDS
+    window = BOOK_LEVELS
     # An address may have 1,000 subscriptions, send 2,000 messages a minute and open 30 connections
     # in it. A connection on which nothing was sent for a minute is closed.
     limits = Limits(
@@ -104,25 +105,9 @@ class Hyperliquid(ChannelAdapter):
         return listing.name(cls.name, native)
 
     @classmethod
-    def streams(cls, instrument: Instrument, kinds: Collection[str]) -> list[Stream]:
-        offered = FEEDS | {"l2Book": ("book", "depth")}
-        if instrument.type == "spot":
-            offered["activeAssetCtx"] = ("ticker",)
-        wanted = set(kinds)
-        return [
-            Stream(channel, instrument.native)
-            for channel, fed in offered.items()
-            if not wanted.isdisjoint(fed)
-        ]
-
-    @classmethod
-    def feeding(cls, channels: Iterable[str]) -> dict[str, str]:
-        given = set(channels)
-        return {kind: channel for channel in FEEDS if channel in given for kind in FEEDS[channel]}
-
-    @classmethod
-    def book_levels(cls, channel: str) -> int:
-        return BOOK_LEVELS
+    def offered(cls, instrument: Instrument) -> Mapping[str, Collection[str]]:
+        told = ("ticker",) if instrument.type == "spot" else FEEDS["activeAssetCtx"]
+        return {**FEEDS, "l2Book": ("book", "depth"), "activeAssetCtx": told}
 
     @classmethod
     def topics(
@@ -133,11 +118,6 @@ class Hyperliquid(ChannelAdapter):
 
     def __init__(self, plan: Plan, kinds: Collection[str]) -> None:
         super().__init__(plan, kinds)
-        self._pacer = DepthPacer()
-        self._topics = {
-            native: self.topics(plan.streams, instrument, self.wanted)
-            for native, instrument in plan.instruments.items()
-        }
         self._books = {
             one.native: self._book(one) for one in plan.streams if one.channel == "l2Book"
         }
@@ -151,8 +131,6 @@ class Hyperliquid(ChannelAdapter):
         self._prices: dict[str, str] = {}
         #: Trade topics whose last entry is the gap of an unreadable frame.
         self._doubted: set[str] = set()
-        #: Our topic -> the values last emitted.
-        self._shown: dict[str, tuple[str | None, ...]] = {}
         #: Before this time an unreadable state is not asked for again.
         self._asked: dict[Stream, int] = {}
 
@@ -316,13 +294,6 @@ class Hyperliquid(ChannelAdapter):
             derived = (mark, index, rate, None, interest)
             out.append(Derivative(topics["derivative"], 0, None, recv, 0, *derived))
         return out
-
-    def _is_news(self, topic: str | None, values: tuple[str | None, ...]) -> bool:
-        """Whether the topic is wanted and one of its values has changed."""
-        if topic is None or self._shown.get(topic) == values:
-            return False
-        self._shown[topic] = values
-        return True
 
     def _error(self, reason: str) -> Sequence[Output]:
         """Find out what is refused: the request is repeated in the text."""

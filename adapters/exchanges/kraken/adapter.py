@@ -8,14 +8,13 @@ depth that is served.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import partial
 from itertools import chain
 
 import msgspec
 
 from adapters.base import Fetch, Leave, Limits, Mark, Output, Page, Plan, Refused, Send, Stream
-from adapters.book import DepthPacer
 from adapters.channels import BookStream, ChannelAdapter, find
 from adapters.exchanges.kraken.frames import (
     Frame,
@@ -83,6 +82,7 @@ class Kraken(ChannelAdapter):
     path = "/v2"
     listing_paths = ("/0/public/AssetPairs",)
     kinds = frozenset(chain.from_iterable(FEEDS.values()))
+    feeds = FEEDS
     # No figures are published but Cloudflare's ~150 connects in 10 min: prudent ones.
     limits = Limits(frames_per_s=5, streams_per_connection=300, connects=100, connects_window_s=600)
     proofs = {
@@ -105,12 +105,8 @@ class Kraken(ChannelAdapter):
         return name_spot(cls.name, native)
 
     @classmethod
-    def streams(cls, instrument: Instrument, kinds: Collection[str]) -> list[Stream]:
-        return [
-            Stream(f"book-{BOOK_DEPTH}" if channel == "book" else channel, instrument.native)
-            for channel, fed in FEEDS.items()
-            if not set(kinds).isdisjoint(fed)
-        ]
+    def offered(cls, instrument: Instrument) -> Mapping[str, Collection[str]]:
+        return {f"{one}-{BOOK_DEPTH}" if one == "book" else one: fed for one, fed in FEEDS.items()}
 
     @classmethod
     def feeding(cls, channels: Iterable[str]) -> dict[str, str]:
@@ -122,11 +118,6 @@ class Kraken(ChannelAdapter):
 
     def __init__(self, plan: Plan, kinds: Collection[str]) -> None:
         super().__init__(plan, kinds)
-        self._pacer = DepthPacer()
-        self._topics = {
-            native: self.topics(plan.streams, instrument, self.wanted)
-            for native, instrument in plan.instruments.items()
-        }
         self._books = {
             one.native: self._book(one) for one in plan.streams if _name(one.channel) == "book"
         }

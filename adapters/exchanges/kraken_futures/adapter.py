@@ -19,7 +19,6 @@ from typing import TypeAlias
 import msgspec
 
 from adapters.base import Limits, Mark, Output, Plan, Refused, Send, Stream
-from adapters.book import DepthPacer
 from adapters.channels import BookStream, ChannelAdapter, find
 from adapters.exchanges.kraken_futures.frames import (
     BookDelta,
@@ -85,6 +84,8 @@ class KrakenFutures(ChannelAdapter):
     path = "/ws/v1"
     listing_paths = ("/derivatives/api/v3/instruments",)
     kinds = frozenset(chain.from_iterable(FEEDS.values()))
+    feeds = FEEDS
+    window = BOOK_LEVELS
     # 100 requests a second and 100 connections are allowed; of connects nothing is published. A
     # ping is due each 60 s, its form is published nowhere.
     limits = Limits(
@@ -109,29 +110,8 @@ class KrakenFutures(ChannelAdapter):
     def instrument(cls, native: str) -> Instrument | None:
         return name(cls.name, native)
 
-    @classmethod
-    def streams(cls, instrument: Instrument, kinds: Collection[str]) -> list[Stream]:
-        return [
-            Stream(channel, instrument.native)
-            for channel, fed in FEEDS.items()
-            if not set(kinds).isdisjoint(fed)
-        ]
-
-    @classmethod
-    def feeding(cls, channels: Iterable[str]) -> dict[str, str]:
-        return {kind: channel for channel in channels for kind in FEEDS.get(channel, ())}
-
-    @classmethod
-    def book_levels(cls, channel: str) -> int:
-        return BOOK_LEVELS
-
     def __init__(self, plan: Plan, kinds: Collection[str]) -> None:
         super().__init__(plan, kinds)
-        self._pacer = DepthPacer()
-        self._topics = {
-            native: self.topics(plan.streams, instrument, self.wanted)
-            for native, instrument in plan.instruments.items()
-        }
         self._books = {
             one.native: BookStream(one, self._topics[one.native], BOOK_LEVELS, self._pacer)
             for one in plan.streams
@@ -144,8 +124,6 @@ class KrakenFutures(ChannelAdapter):
             for native, topics in self._topics.items()
             if "trade" in topics
         }
-        #: Our topic -> the values last emitted.
-        self._shown: dict[str, tuple[str | int | None, ...]] = {}
         #: Subscriptions in the order asked for, each without what has been acknowledged.
         self._asked: deque[list[Stream]] = deque()
 
@@ -300,13 +278,6 @@ class KrakenFutures(ChannelAdapter):
         if self._is_news(topics.get("derivative"), derived):
             out.append(Derivative(topics["derivative"], 0, ts, recv, 0, *derived))
         return out
-
-    def _is_news(self, topic: str | None, values: tuple[str | int | None, ...]) -> bool:
-        """Whether the topic is wanted and one of its values has changed."""
-        if topic is None or self._shown.get(topic) == values:
-            return False
-        self._shown[topic] = values
-        return True
 
     def _replied(self, reply: Reply) -> Sequence[Output]:
         """Take a reply to one of our requests, which are answered in their order."""

@@ -17,7 +17,7 @@ from urllib.parse import quote, urlsplit
 import msgspec
 
 from adapters.base import Limits, Output, Plan, Refused, Send, Stream, upstream_gap
-from adapters.book import BookFeed, DepthPacer
+from adapters.book import BookFeed
 from adapters.channels import ChannelAdapter, is_json
 from adapters.exchanges.kucoin.book import SequencedBook, Update
 from adapters.exchanges.kucoin.frames import (
@@ -78,10 +78,6 @@ class _Kucoin(ChannelAdapter):
         settle_s=0.5,
     )
     proofs = {"book": "changes are numbered consecutively, as is the snapshot they join"}
-    #: Channel -> what it feeds.
-    feeds: ClassVar[Mapping[str, tuple[str, ...]]]
-    #: Levels a side in ``book``.
-    window: ClassVar[int]
     #: Path of a REST book, completed by the symbol.
     book_path: ClassVar[str]
 
@@ -97,26 +93,8 @@ class _Kucoin(ChannelAdapter):
         token = quote(told.token, "=-_.")
         return f"{endpoint.scheme}://{endpoint.netloc}{endpoint.path or '/'}?token={token}"
 
-    @classmethod
-    def streams(cls, instrument: Instrument, kinds: Collection[str]) -> list[Stream]:
-        wanted = set(kinds)
-        return [
-            Stream(channel, instrument.native)
-            for channel, fed in cls.feeds.items()
-            if not wanted.isdisjoint(fed)
-        ]
-
-    @classmethod
-    def feeding(cls, channels: Iterable[str]) -> dict[str, str]:
-        return {kind: one for one in channels for kind in cls.feeds.get(one, ())}
-
-    @classmethod
-    def book_levels(cls, channel: str) -> int:
-        return cls.window
-
     def __init__(self, plan: Plan, kinds: Collection[str]) -> None:
         super().__init__(plan, kinds)
-        self._pacer = DepthPacer()
         self._books: dict[str, SequencedBook] = {}
         #: KuCoin's topic -> what takes its frames; of planned streams that feed something.
         self._takes: dict[str, Take] = {}
@@ -124,8 +102,6 @@ class _Kucoin(ChannelAdapter):
         self._trade_topics: dict[str, str] = {}
         self._doubted: set[str] = set()
         self._known: dict[str, dict[str, None]] = {}
-        #: Our topic -> the values last emitted.
-        self._shown: dict[str, tuple[str | None, ...]] = {}
         self._requests: dict[str, tuple[Stream, ...]] = {}
         self._request_count = 0
         for stream in plan.streams:
@@ -288,12 +264,6 @@ class _Kucoin(ChannelAdapter):
             del known[next(iter(known))]
         out.append(trade)
         return out
-
-    def _is_news(self, topic: str, values: tuple[str | None, ...]) -> bool:
-        if self._shown.get(topic) == values:
-            return False
-        self._shown[topic] = values
-        return True
 
 
 class Kucoin(_Kucoin):

@@ -8,15 +8,16 @@ not consecutive. A refusal names the subscriptions it is about; each request is 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
+from itertools import chain
 from typing import TypeAlias
 from urllib.parse import quote
 
 import msgspec
 
 from adapters.base import Limits, Output, Plan, Refused, Send, Stream, upstream_gap
-from adapters.book import BookFeed, DepthPacer
+from adapters.book import BookFeed
 from adapters.channels import ChannelAdapter
 from adapters.diff_book import WINDOW
 from adapters.exchanges.mexc.book import LIMIT, MexcBook
@@ -41,7 +42,7 @@ QUOTES = "aggre.bookTicker"
 BOOK = "aggre.depth"
 TICKERS = "miniTicker"
 #: Channel -> our kinds that a live subscription to it is for.
-LIVE = {
+LIVE: Mapping[str, Collection[str]] = {
     f"{TRADES}@10ms": ("trade",),
     f"{QUOTES}@10ms": ("quote",),
     f"{BOOK}@100ms": ("book", "depth"),
@@ -74,7 +75,8 @@ class Mexc(ChannelAdapter):
     rest_url = "https://api.mexc.com"
     path = "/ws"
     listing_paths = ("/api/v3/exchangeInfo",)
-    kinds = frozenset({"trade", "quote", "book", "depth", "ticker"})
+    kinds = frozenset(chain.from_iterable(LIVE.values()))
+    window = WINDOW
     proofs = {"book": "each update begins with the version after the last one's"}
     #: 30 subscriptions a connection, 100 messages a second, 24 h; without data a minute. No number
     #: of connects is published: a prudent one.
@@ -106,13 +108,8 @@ class Mexc(ChannelAdapter):
         return name_spot(cls.name, native)
 
     @classmethod
-    def streams(cls, instrument: Instrument, kinds: Collection[str]) -> list[Stream]:
-        wanted = set(kinds)
-        return [
-            Stream(channel, instrument.native)
-            for channel, fed in LIVE.items()
-            if not wanted.isdisjoint(fed)
-        ]
+    def offered(cls, instrument: Instrument) -> Mapping[str, Collection[str]]:
+        return LIVE
 
     @classmethod
     def feeding(cls, channels: Iterable[str]) -> dict[str, str]:
@@ -128,13 +125,8 @@ class Mexc(ChannelAdapter):
                 fed[kind] = first[channel]
         return fed
 
-    @classmethod
-    def book_levels(cls, channel: str) -> int:
-        return WINDOW
-
     def __init__(self, plan: Plan, kinds: Collection[str]) -> None:
         super().__init__(plan, kinds)
-        self._pacer = DepthPacer()
         self._books: dict[str, MexcBook] = {}
         #: Subscription -> what takes its frames.
         self._takes: dict[bytes, Take] = {

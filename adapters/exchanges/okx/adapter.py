@@ -10,7 +10,7 @@ type at once, and an index for all that follow it.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
 from itertools import chain
 from urllib.parse import quote
@@ -27,7 +27,6 @@ from adapters.base import (
     upstream_gap,
 )
 from adapters.best import BestQuote
-from adapters.book import DepthPacer
 from adapters.chained import ChainedBook
 from adapters.channels import ChannelAdapter, find, is_json
 from adapters.exchanges.okx import frames
@@ -106,6 +105,7 @@ class Okx(ChannelAdapter):
         )
     )
     kinds = frozenset(chain.from_iterable(FEEDS.values()))
+    feeds = FEEDS
     proofs = {
         "trade": "trade ids are consecutive",
         "book": "each update names the id of the one before",
@@ -153,7 +153,7 @@ class Okx(ChannelAdapter):
         return name(cls.name, native)
 
     @classmethod
-    def streams(cls, instrument: Instrument, kinds: Collection[str]) -> list[Stream]:
+    def offered(cls, instrument: Instrument) -> Mapping[str, Collection[str]]:
         channels = [BOOK_CHANNEL, "bbo-tbt", "trades", "tickers"]
         if instrument.type != "spot":
             channels += DERIVATIVES
@@ -161,19 +161,7 @@ class Okx(ChannelAdapter):
             channels.append("funding-rate")
         if instrument.type in ("perpetual", "future"):
             channels.append("liquidation-orders")
-        wanted = set(kinds)
-        fed = FEEDS | {BOOK_CHANNEL: ("book", "depth")}
-        return [
-            Stream(channel, instrument.native)
-            for channel in channels
-            if not wanted.isdisjoint(fed[channel])
-        ]
-
-    @classmethod
-    def feeding(cls, channels: Iterable[str]) -> dict[str, str]:
-        given = set(channels)
-        # Of several that feed a kind the last in ``FEEDS``.
-        return {kind: channel for channel in FEEDS if channel in given for kind in FEEDS[channel]}
+        return {one: FEEDS[one] for one in channels} | {BOOK_CHANNEL: ("book", "depth")}
 
     @classmethod
     def book_levels(cls, channel: str) -> int:
@@ -181,11 +169,6 @@ class Okx(ChannelAdapter):
 
     def __init__(self, plan: Plan, kinds: Collection[str]) -> None:
         super().__init__(plan, kinds)
-        self._pacer = DepthPacer()
-        self._topics = {
-            native: self.topics(plan.streams, instrument, self.wanted)
-            for native, instrument in plan.instruments.items()
-        }
         self._args = {one: self._arg(one) for one in plan.streams}
         self._books = {
             _key(self._args[one]): self._book(one) for one in plan.streams if one.channel in LEVELS
@@ -204,8 +187,6 @@ class Okx(ChannelAdapter):
             {native: topics.get("derivative") for native, topics in self._topics.items()},
             self._pacer,
         )
-        #: Our topic -> the day's figures last emitted.
-        self._shown: dict[str, tuple[str | None, ...]] = {}
         #: Liquidation topics whose last entry is the gap of an unreadable frame.
         self._doubted: set[str] = set()
         self._requests = Requests(self._args)
@@ -391,8 +372,7 @@ class Okx(ChannelAdapter):
         out: list[Output] = []
         for ts, day in given:
             out += self._pacer.advance(ts)
-            if topic is not None and self._shown.get(topic) != day:
-                self._shown[topic] = day
+            if self._is_news(topic, day):
                 out.append(Ticker(topic, 0, ts, recv, 0, *day))
         return out
 

@@ -16,7 +16,7 @@ from itertools import chain
 import msgspec
 
 from adapters.base import Limits, Output, Plan, Refused, Send, Stream, upstream_gap
-from adapters.book import CLOCK_STEP_US, BookFeed, DepthPacer
+from adapters.book import CLOCK_STEP_US, BookFeed
 from adapters.channels import ChannelAdapter, find, is_json
 from adapters.exchanges.upbit.frames import (
     Orderbook,
@@ -63,6 +63,8 @@ class Upbit(ChannelAdapter):
     path = "/websocket/v1"
     listing_paths = ("/v1/market/all",)
     kinds = frozenset(chain.from_iterable(FEEDS.values()))
+    feeds = FEEDS
+    window = LEVELS
     # 5 connects a second an address; 5 messages a second and 100 a minute a connection, pings
     # among them. A connection without traffic is ended after 120 s; a ping shows that it lives.
     limits = Limits(
@@ -85,32 +87,10 @@ class Upbit(ChannelAdapter):
     def instrument(cls, native: str) -> Instrument | None:
         return name_spot(cls.name, native)
 
-    @classmethod
-    def streams(cls, instrument: Instrument, kinds: Collection[str]) -> list[Stream]:
-        wanted = set(kinds)
-        return [
-            Stream(channel, instrument.native)
-            for channel, fed in FEEDS.items()
-            if not wanted.isdisjoint(fed)
-        ]
-
-    @classmethod
-    def feeding(cls, channels: Iterable[str]) -> dict[str, str]:
-        return {kind: channel for channel in channels for kind in FEEDS.get(channel, ())}
-
-    @classmethod
-    def book_levels(cls, channel: str) -> int:
-        return LEVELS
-
     def __init__(self, plan: Plan, kinds: Collection[str]) -> None:
         super().__init__(plan, kinds)
-        self._pacer = DepthPacer()
         self._asked = plan.streams
         self._request_count = 0
-        self._topics = {
-            native: self.topics(plan.streams, instrument, self.wanted)
-            for native, instrument in plan.instruments.items()
-        }
         self._books = {
             one.native: WholeBook(
                 BookFeed(one.native, self._topics[one.native], LEVELS, self._pacer)
@@ -122,7 +102,6 @@ class Upbit(ChannelAdapter):
         self._told: dict[str, int] = {}
         #: Our topic -> ids of its last trades; and the ticker last shown.
         self._known: dict[str, dict[int, None]] = {}
-        self._shown: dict[str, tuple[str, ...]] = {}
         #: Trade topics whose last entry is the gap of an unreadable frame.
         self._doubted: set[str] = set()
 
@@ -226,9 +205,8 @@ class Upbit(ChannelAdapter):
         volumes = number(ticker.acc_trade_volume_24h), number(ticker.acc_trade_price_24h)
         out = [*self._pacer.advance(ts)]
         shown = last, *volumes
-        if topic is None or self._shown.get(topic) == shown:
+        if not self._is_news(topic, shown):
             return out
-        self._shown[topic] = shown
         # Its opening, high and low prices are of the day since 0:00 UTC, not of 24 hours.
         out.append(
             models.Ticker(topic, 0, ts, recv, 0, last, None, None, None, *volumes, None, None)
