@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from sys import maxsize
 from typing import ClassVar, TypeGuard, TypeVar
 
 import msgspec
 
-from adapters.base import Adapter, Output, Plan, Stream
+from adapters.base import Adapter, Output, Plan, Stream, upstream_gap
 from adapters.book import BookFeed, DepthPacer
+from adapters.trade_ids import RecentIds
 from feed.models import Instrument, Level
 
 #: A stream whose snapshot is bad or does not come is subscribed again, but not sooner, µs.
@@ -103,6 +105,10 @@ class ChannelAdapter(Adapter):
         }
         #: Topic -> the values last emitted, where only new ones are.
         self._shown: dict[str, tuple[str | int | None, ...]] = {}
+        #: Topic -> its last trades, where their ids have no order.
+        self._known: defaultdict[str, RecentIds] = defaultdict(RecentIds)
+        #: Topics whose last entry is a gap that says that something may be missing.
+        self._doubted: set[str] = set()
 
     def _is_news(self, topic: str | None, values: tuple[str | int | None, ...]) -> TypeGuard[str]:
         """Whether the topic is wanted and its values are not those last emitted."""
@@ -110,6 +116,13 @@ class ChannelAdapter(Adapter):
             return False
         self._shown[topic] = values
         return True
+
+    def _doubt(self, topic: str | None, recv: int) -> list[Output]:
+        """Declare that events of a topic may be missing: once, until it is doubted no more."""
+        if topic is None or topic in self._doubted:
+            return []
+        self._doubted.add(topic)
+        return [upstream_gap(topic, recv, "upstream_sequence", None)]
 
 
 class BookStream:

@@ -1,7 +1,8 @@
-"""The trade ids of one topic, where the exchange numbers its trades consecutively. Pure."""
+"""The trade ids of one topic: consecutive numbers, or ids that have no order. Pure."""
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Mapping, Sequence
 
 from adapters.base import Mark, Output, Resumed, upstream_gap
@@ -10,6 +11,8 @@ from adapters.base import Mark, Output, Resumed, upstream_gap
 RENUMBERED = 100_000
 #: Nor are so many old ones in a row.
 MAX_REPEATED = 1_000
+#: So many trades of a topic are known again by ids that have no order.
+KNOWN_TRADES = 1_000
 
 
 class TradeIds:
@@ -95,3 +98,24 @@ def marks(of: Mapping[str, TradeIds]) -> dict[str, Mark]:
     """Return the marks of those, by instrument, that have seen a trade."""
     found = {native: ids.mark() for native, ids in of.items()}
     return {native: mark for native, mark in found.items() if mark is not None}
+
+
+class RecentIds(set[str | int]):
+    """The ids of a topic's last trades, where they have no order: nothing else shows a repeat."""
+
+    __slots__ = ("_order",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        # Not a dict: the longer one loses its first entries, the longer it takes to find the next.
+        self._order: deque[str | int] = deque()
+
+    def is_new(self, id_: str | int) -> bool:
+        """Take note of a trade; return whether it has not come before."""
+        if id_ in self:
+            return False
+        self.add(id_)
+        self._order.append(id_)
+        if len(self._order) > KNOWN_TRADES:
+            self.remove(self._order.popleft())
+        return True

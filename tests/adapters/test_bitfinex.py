@@ -12,9 +12,10 @@ import pytest
 
 from adapters.base import Adapter, Health, Leave, Output, Refused, Send, Stream, TapeLine
 from adapters.channels import RESUBSCRIBE_US
-from adapters.exchanges.bitfinex.adapter import FLAGS, KNOWN_TRADES, Bitfinex
+from adapters.exchanges.bitfinex.adapter import FLAGS, Bitfinex
 from adapters.exchanges.bitfinex.frames import checksum
 from adapters.exchanges.bitfinex.venue import BitfinexVenue
+from adapters.trade_ids import KNOWN_TRADES
 from feed.errors import BadPayload
 from feed.models import Book, Depth, Derivative, Gap, Ticker, Trade
 from tests.adapters.playing import played

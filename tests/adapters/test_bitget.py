@@ -25,11 +25,11 @@ from adapters.base import (
 from adapters.channels import RESUBSCRIBE_US
 from adapters.exchanges.bitget.adapter import (
     ARGS_PER_REQUEST,
-    KNOWN_TRADES,
     Bitget,
     BitgetFutures,
 )
 from adapters.exchanges.bitget.venue import BitgetFuturesVenue, BitgetVenue
+from adapters.trade_ids import KNOWN_TRADES
 from feed.errors import BadPayload
 from feed.models import Book, Derivative, Gap, Quote, Ticker, Trade
 from tests.adapters.sessions import (

@@ -10,8 +10,9 @@ import pytest
 
 from adapters import tape
 from adapters.base import Adapter, Checkpoint, Health, Output, Refused, Send, Stream
-from adapters.exchanges.bithumb.adapter import KNOWN_TRADES, Bithumb
+from adapters.exchanges.bithumb.adapter import Bithumb
 from adapters.exchanges.bithumb.venue import BithumbVenue
+from adapters.trade_ids import KNOWN_TRADES
 from feed.errors import BadPayload
 from feed.models import Book, Depth, Gap, Quote, Ticker, Trade
 from tests.adapters.sessions import PAYLOADS, Session, adapter, clients_books, only

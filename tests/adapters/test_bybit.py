@@ -17,12 +17,12 @@ from adapters.base import Adapter, Health, Output, Refused, Send, Stream, Venue
 from adapters.channels import RESUBSCRIBE_US
 from adapters.exchanges.bybit.adapter import (
     ARGS_PER_REQUEST,
-    KNOWN_TRADES,
     Bybit,
     BybitInverse,
     BybitLinear,
 )
 from adapters.exchanges.bybit.venue import BybitInverseVenue, BybitLinearVenue, BybitVenue
+from adapters.trade_ids import KNOWN_TRADES
 from feed.errors import BadPayload
 from feed.models import Book, Derivative, Gap, Liquidation, Quote, Ticker, Trade
 from tests.adapters.sessions import (

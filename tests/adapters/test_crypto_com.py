@@ -14,10 +14,10 @@ from adapters.channels import RESUBSCRIBE_US
 from adapters.exchanges.crypto_com.adapter import (
     BOOK_PARAMS,
     CHANNELS_PER_REQUEST,
-    KNOWN_TRADES,
     CryptoCom,
 )
 from adapters.exchanges.crypto_com.venue import CryptoComVenue
+from adapters.trade_ids import KNOWN_TRADES
 from feed.errors import BadPayload
 from feed.models import Book, Derivative, Gap, Quote, Ticker, Trade
 from tests.adapters.sessions import (

@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 from adapters.base import Adapter, Health, Leave, Output, Refused, Send, Stream
 from adapters.book import Book as LevelBook
 from adapters.channels import RESUBSCRIBE_US
-from adapters.exchanges.dydx.adapter import KNOWN_TRADES, MARKETS_PER_CONNECTION, Dydx
+from adapters.exchanges.dydx.adapter import MARKETS_PER_CONNECTION, Dydx
 from adapters.exchanges.dydx.book import uncrossed
 from adapters.exchanges.dydx.venue import DydxVenue
+from adapters.trade_ids import KNOWN_TRADES
 from feed.errors import BadPayload
 from feed.models import Book, Depth, Derivative, Gap, Level, Quote, Ticker, Trade
 from tests.adapters.sessions import (

@@ -29,11 +29,12 @@ from adapters.base import (
 )
 from adapters.channels import RESUBSCRIBE_US
 from adapters.exchanges.gateio.adapter import GateIo, GateIoFutures
-from adapters.exchanges.gateio.gate import KNOWN_TRADES, SYMBOLS_PER_REQUEST, UPDATE_LEVELS
+from adapters.exchanges.gateio.gate import SYMBOLS_PER_REQUEST, UPDATE_LEVELS
 from adapters.exchanges.gateio.venue import GateIoFuturesVenue, GateIoVenue
 from adapters.registry import REGISTRY
 from adapters.replay import FakeExchange
 from adapters.rest import Rest
+from adapters.trade_ids import KNOWN_TRADES
 from feed.errors import BadPayload
 from feed.models import Book, Derivative, Gap, Quote, Ticker, Trade
 from tests.adapters import broken

@@ -12,8 +12,9 @@ import pytest
 
 from adapters.base import Adapter, Health, Output, Refused, Send, Stream, Venue
 from adapters.channels import RESUBSCRIBE_US
-from adapters.exchanges.htx.swaps import KNOWN_TRADES, HtxCoinSwap, HtxLinearSwap
+from adapters.exchanges.htx.swaps import HtxCoinSwap, HtxLinearSwap
 from adapters.exchanges.htx.venue import HtxCoinSwapVenue, HtxLinearSwapVenue
+from adapters.trade_ids import KNOWN_TRADES
 from feed.errors import BadPayload
 from feed.models import Book, Derivative, Gap, Liquidation, Quote, Ticker, Trade
 from tests.adapters.sessions import (

@@ -11,9 +11,10 @@ import pytest
 
 from adapters.base import Adapter, Health, Leave, Output, Refused, Send, Stream, TapeLine
 from adapters.channels import RESUBSCRIBE_US
-from adapters.exchanges.hyperliquid.adapter import KNOWN_TRADES, RESTATE_US, Hyperliquid
+from adapters.exchanges.hyperliquid.adapter import RESTATE_US, Hyperliquid
 from adapters.exchanges.hyperliquid.venue import HyperliquidVenue
 from adapters.naming import spot
+from adapters.trade_ids import KNOWN_TRADES
 from feed.errors import BadPayload
 from feed.models import Book, Derivative, Gap, Quote, Ticker, Trade
 from tests.adapters.sessions import (

@@ -12,13 +12,13 @@ import pytest
 from adapters import tape
 from adapters.base import Adapter, Fetch, Health, Output, Refused, Send, Stream, TapeLine, Venue
 from adapters.exchanges.kucoin.adapter import (
-    KNOWN_TRADES,
     TOPICS_PER_REQUEST,
     Kucoin,
     KucoinFutures,
 )
 from adapters.exchanges.kucoin.book import MAX_HELD
 from adapters.exchanges.kucoin.venue import KucoinFuturesVenue, KucoinVenue
+from adapters.trade_ids import KNOWN_TRADES
 from feed.errors import BadPayload
 from feed.models import Book, Depth, Derivative, Gap, Quote, Ticker, Trade
 from tests.adapters.sessions import PAYLOADS, Session, adapter, apply, clients_books, is_same, only

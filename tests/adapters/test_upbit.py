@@ -11,10 +11,11 @@ import pytest
 
 from adapters import tape
 from adapters.base import Adapter, Checkpoint, Health, Output, Refused, Send, Stream
-from adapters.exchanges.upbit.adapter import KNOWN_TRADES, Upbit
+from adapters.exchanges.upbit.adapter import Upbit
 from adapters.exchanges.upbit.venue import UpbitVenue
 from adapters.registry import exchanges_of
 from adapters.text import decimal
+from adapters.trade_ids import KNOWN_TRADES
 from feed.errors import BadPayload
 from feed.models import Book, Depth, Gap, Quote, Ticker, Trade
 from tests.adapters.sessions import (

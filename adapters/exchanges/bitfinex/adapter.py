@@ -47,8 +47,6 @@ from feed.models import Derivative, Instrument, Level, Ticker, Trade
 BOOK_LEVELS = 250
 #: Five significant digits; fewer join levels, ``R0`` has single orders.
 PRECISION = "P0"
-#: So many trades of a topic are known again by their ids.
-KNOWN_TRADES = 1_000
 #: No frame comes so many numbers late.
 FAR = 100_000
 #: Channel -> the kinds it feeds.
@@ -166,8 +164,6 @@ class Bitfinex(ChannelAdapter):
         self._flags = FLAGS
         #: The number of the last frame.
         self._last: int | None = None
-        #: Our topic -> ids of its last trades.
-        self._known: dict[str, dict[int, None]] = {}
 
     def opened(self) -> Sequence[Send]:
         conf = Send(_encode({"event": "conf", "flags": FLAGS}).decode())
@@ -307,14 +303,8 @@ class Bitfinex(ChannelAdapter):
     def _trade(self, native: str, trade: Done, ts: int | None, recv: int) -> Iterable[Output]:
         topic = self._topics[native].get("trade")
         number, at, price, size, side = trade
-        if topic is None:
+        if topic is None or not self._known[topic].is_new(number):
             return ()
-        known = self._known.setdefault(topic, {})
-        if number in known:
-            return ()
-        known[number] = None
-        if len(known) > KNOWN_TRADES:
-            del known[next(iter(known))]
         return (Trade(topic, 0, at, recv, 0, str(number), price, size, side),)
 
     def _ticker(

@@ -15,7 +15,7 @@ from typing import ClassVar
 
 import msgspec
 
-from adapters.base import Leave, Limits, Output, Plan, Refused, Send, Stream, upstream_gap
+from adapters.base import Leave, Limits, Output, Plan, Refused, Send, Stream
 from adapters.best import BestQuote
 from adapters.chained import ChainedBook
 from adapters.channels import ChannelAdapter, find, is_json
@@ -30,8 +30,6 @@ from feed.models import Derivative, Instrument, Ticker, Trade
 BOOK_LEVELS = 500
 #: 4,096 bytes a request are allowed, of which an argument takes some 70.
 ARGS_PER_REQUEST = 40
-#: So many trades of a topic are known again by their ids.
-KNOWN_TRADES = 1_000
 #: Code: too many requests.
 TOO_MANY = "30006"
 
@@ -110,11 +108,6 @@ class _Bitget(ChannelAdapter):
             for one in plan.streams
             if one.channel == "books1"
         }
-        #: Our topic -> ids of its last trades; they carry no order, so a repeat shows in no other
-        #: way.
-        self._known: dict[str, dict[str, None]] = {}
-        #: Trade topics whose last entry is the gap of an unreadable frame.
-        self._doubted: set[str] = set()
         self._takers: dict[bytes, Callable[[bytes, int], Sequence[Output]]] = {
             b"books": self._updates,
             b"books1": self._bests,
@@ -160,7 +153,7 @@ class _Bitget(ChannelAdapter):
         if channel[1] != b"trade" if channel else is_json(frame):
             return ()
         name = native[1].decode(errors="replace") if native else None
-        return self._doubt(
+        return self._doubt_all(
             (
                 one.native
                 for one in self.plan_.streams
@@ -172,7 +165,7 @@ class _Bitget(ChannelAdapter):
     def resync(self, streams: Sequence[Stream], recv: int) -> Sequence[Output]:
         # Nothing numbers trades: what comes meanwhile is lost unseen.
         traded = (one.native for one in streams if one.channel == "trade")
-        return [*self._doubt(traded, recv), *self._afresh([self._args[one] for one in streams])]
+        return [*self._doubt_all(traded, recv), *self._afresh([self._args[one] for one in streams])]
 
     def whole(self, native: str, ts: int | None, recv: int) -> Sequence[Output]:
         book = self._books.get(native)
@@ -181,12 +174,10 @@ class _Bitget(ChannelAdapter):
     def _afresh(self, args: Sequence[Arg]) -> Sequence[Output]:
         return [_request(op, args) for op in ("unsubscribe", "subscribe")]
 
-    def _doubt(self, natives: Iterable[str], recv: int) -> list[Output]:
+    def _doubt_all(self, natives: Iterable[str], recv: int) -> list[Output]:
         """Declare that trades of these may be missing, once until one comes."""
         topics = [self._topics[native].get("trade") for native in natives]
-        new = [one for one in topics if one is not None and one not in self._doubted]
-        self._doubted.update(new)
-        return [upstream_gap(topic, recv, "upstream_sequence", None) for topic in new]
+        return [gap for topic in topics for gap in self._doubt(topic, recv)]
 
     def _of(self, arg: Arg) -> dict[str, str]:
         """Return the topics of an instrument of this connection; ValueError for others."""
@@ -240,15 +231,10 @@ class _Bitget(ChannelAdapter):
         out: list[Output] = []
         if topic is None:
             return out
-        known = self._known.setdefault(topic, {})
+        known = self._known[topic]
         is_old = message.action == "snapshot"
         for one, price, size in given:
-            if one.tradeId in known:
-                continue
-            known[one.tradeId] = None
-            if len(known) > KNOWN_TRADES:
-                del known[next(iter(known))]
-            if is_old:
+            if not known.is_new(one.tradeId) or is_old:
                 continue
             ts = one.ts * 1_000
             self._doubted.discard(topic)

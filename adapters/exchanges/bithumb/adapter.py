@@ -33,8 +33,6 @@ from feed.models import Instrument, Side, Ticker, Trade
 
 #: Levels a side of a book at most.
 LEVELS = 30
-#: So many trades of a topic are known again by their ids.
-KNOWN_TRADES = 1_000
 SIDES: dict[str, Side] = {"BID": "buy", "ASK": "sell"}
 FEEDS = {"trade": ("trade",), "orderbook": ("book", "depth", "quote"), "ticker": ("ticker",)}
 
@@ -85,10 +83,6 @@ class Bithumb(ChannelAdapter):
             for one in plan.streams
             if one.channel == "orderbook"
         }
-        #: Our topic -> ids of its last trades, and the values last emitted.
-        self._known: dict[str, dict[int, None]] = {}
-        #: Trade topics whose last entry is the gap of an unreadable frame.
-        self._doubted: set[str] = set()
         #: What is asked for: all but what was refused.
         self._asked = plan.streams
         self._request_count = 0
@@ -131,10 +125,8 @@ class Bithumb(ChannelAdapter):
         native = found[2].decode() if found is not None and found[2] else None
         out: list[Output] = []
         for own, topics in self._topics.items():
-            topic = topics.get("trade")
-            if topic is not None and native in (None, own) and topic not in self._doubted:
-                self._doubted.add(topic)
-                out.append(upstream_gap(topic, recv, "upstream_sequence", None))
+            if native in (None, own):
+                out += self._doubt(topics.get("trade"), recv)
         return out
 
     def resync(self, streams: Sequence[Stream], recv: int) -> Sequence[Output]:
@@ -183,12 +175,8 @@ class Bithumb(ChannelAdapter):
         if topic is None or trade.stream_type == "SNAPSHOT":
             return out
         self._doubted.discard(topic)
-        known = self._known.setdefault(topic, {})
-        if trade.sequential_id in known:
+        if not self._known[topic].is_new(trade.sequential_id):
             return out
-        known[trade.sequential_id] = None
-        if len(known) > KNOWN_TRADES:
-            del known[next(iter(known))]
         trade_id, side = str(trade.sequential_id), SIDES[trade.ask_bid]
         out.append(Trade(topic, 0, ts, recv, 0, trade_id, price, size, side))
         return out

@@ -48,8 +48,6 @@ BOOK_CHANNEL = "orderbook.200"
 QUOTE_CHANNEL = "orderbook.1"
 #: More arguments a request are refused on spot; alike on linear.
 ARGS_PER_REQUEST = 10
-#: So many trades of a topic are known again by their ids.
-KNOWN_TRADES = 1_000
 SIDES: dict[str, Side] = {"Buy": "buy", "Sell": "sell"}
 #: Of a liquidation they tell the side of the position ("Buy": a long one); the order that closes
 #: it is of the other side.
@@ -131,14 +129,9 @@ class _Bybit(ChannelAdapter):
             if stream.channel.startswith("orderbook."):
                 self._books[_topic(stream)] = self._book(stream)
         self._tickers = {native: TickerFields() for native in plan.instruments}
-        #: Topics of facts whose last entry is the gap of an unreadable frame.
-        self._doubted: set[str] = set()
         self._tickers_asked: dict[str, int] = {}
         self._requests: dict[str, tuple[Stream, ...]] = {}
         self._request_count = 0
-        #: Our topic -> ids of its last trades; they carry no order, so a repeat shows in no other
-        #: way. That ids of two symbols differ is documented nowhere.
-        self._known: dict[str, dict[str, None]] = {}
 
     def _book(self, stream: Stream) -> BookStream:
         own = [one.channel for one in self.plan_.streams if one.native == stream.native]
@@ -196,11 +189,8 @@ class _Bybit(ChannelAdapter):
                 continue
             if channel not in (None, stream.channel.encode()):
                 continue
-            topic = self._unnumbered(stream)
-            if topic is not None and topic not in self._doubted:
-                self._doubted.add(topic)
-                out.append(upstream_gap(topic, recv, "upstream_sequence", None))
-            elif stream.channel == "tickers":
+            out += self._doubt(self._unnumbered(stream), recv)
+            if stream.channel == "tickers":
                 if recv >= self._tickers_asked.get(stream.native, 0):
                     self._tickers_asked[stream.native] = recv + RESUBSCRIBE_US
                     out += self._afresh(stream)
@@ -270,14 +260,10 @@ class _Bybit(ChannelAdapter):
         out = [*self._pacer.advance(message.ts * 1_000)]
         if topic is not None:
             self._doubted.discard(topic)
-            known = self._known.setdefault(topic, {})
+            known = self._known[topic]
             for one, ts, price, size in trades:
-                if one.i in known:
-                    continue
-                known[one.i] = None
-                if len(known) > KNOWN_TRADES:
-                    del known[next(iter(known))]
-                out.append(Trade(topic, 0, ts, recv, 0, one.i, price, size, SIDES[one.S]))
+                if known.is_new(one.i):
+                    out.append(Trade(topic, 0, ts, recv, 0, one.i, price, size, SIDES[one.S]))
         return out
 
     def _liquidations(self, message: Frame, native: str, recv: int) -> list[Output]:

@@ -43,8 +43,6 @@ BOOK_CHANNEL = "book.50"
 BOOK_PARAMS = {"book_subscription_type": "SNAPSHOT_AND_UPDATE", "book_update_frequency": 10}
 #: Channels a request.
 CHANNELS_PER_REQUEST = 100
-#: So many trades of a symbol are known again by their ids.
-KNOWN_TRADES = 1_000
 #: Funding is paid at the end of each hour.
 HOUR_US = 3_600_000_000
 SIDES: dict[str, Side] = {"BUY": "buy", "SELL": "sell"}
@@ -155,10 +153,6 @@ class CryptoCom(ChannelAdapter):
         for native in plan.instruments:
             self._by_index.setdefault(f"index.{_underlying(native)}", []).append(native)
         self._states = {native: _State() for native in plan.instruments}
-        #: Symbol -> ids of its last trades.
-        self._known: dict[str, dict[str, None]] = {}
-        #: Trade topics whose last entry is the gap of an unreadable frame.
-        self._doubted: set[str] = set()
         #: Request id -> the channels it asks for.
         self._requests: dict[int, tuple[str, ...]] = {}
         self._request_count = 0
@@ -206,11 +200,8 @@ class CryptoCom(ChannelAdapter):
         told = found[1].decode(errors="replace") if found else None
         out: list[Output] = []
         for stream in self.plan_.streams:
-            topic = self._topics[stream.native].get("trade")
-            if stream.channel == "trade" and topic and told in (None, _channel(stream)):
-                if topic not in self._doubted:
-                    self._doubted.add(topic)
-                    out.append(upstream_gap(topic, recv, "upstream_sequence", None))
+            if stream.channel == "trade" and told in (None, _channel(stream)):
+                out += self._doubt(self._topics[stream.native].get("trade"), recv)
         return out
 
     def resync(self, streams: Sequence[Stream], recv: int) -> Sequence[Output]:
@@ -281,7 +272,7 @@ class CryptoCom(ChannelAdapter):
         given.sort(key=lambda one: (one[0], int(one[1])))
         topic = self._topics[stream.native].get("trade")
         is_first = stream.native not in self._known
-        known = self._known.setdefault(stream.native, {})
+        known = self._known[stream.native]
         # Who subscribes is first told what was traded before; ids of messages are new since 2022.
         is_past = is_first if message_id is None else message_id != PUSHED
         out: list[Output] = []
@@ -289,12 +280,7 @@ class CryptoCom(ChannelAdapter):
             if not any(one[1] in known for one in given):
                 out.append(upstream_gap(topic, recv, "upstream_sequence", None))
         for ts, number_, price, size, side in given:
-            if number_ in known:
-                continue
-            known[number_] = None
-            if len(known) > KNOWN_TRADES:
-                del known[next(iter(known))]
-            if is_past and is_first:
+            if not known.is_new(number_) or (is_past and is_first):
                 continue
             if not is_past:
                 out += self._pacer.advance(ts)

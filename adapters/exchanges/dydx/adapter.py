@@ -17,7 +17,7 @@ from itertools import chain
 import msgspec
 from msgspec.structs import asdict, replace
 
-from adapters.base import Leave, Limits, Output, Plan, Refused, Send, Stream, upstream_gap
+from adapters.base import Leave, Limits, Output, Plan, Refused, Send, Stream
 from adapters.book import Book, DepthPacer
 from adapters.channels import RESUBSCRIBE_US, BookStream, ChannelAdapter, find
 from adapters.exchanges.dydx import frames, listing
@@ -31,8 +31,6 @@ from feed.models import Derivative, Instrument, Side, Ticker, Trade
 BOOK_LEVELS = 100
 #: Subscriptions of a channel that a connection may have.
 MARKETS_PER_CONNECTION = 32
-#: So many trades of a topic are known again by their ids.
-KNOWN_TRADES = 1_000
 #: Channel -> the kinds it feeds.
 FEEDS = {
     "v4_orderbook": ("book", "depth", "quote"),
@@ -130,10 +128,6 @@ class Dydx(ChannelAdapter):
         self._markets = {native: Market() for native in plan.instruments}
         #: Market -> price of its last trade, which ``v4_markets`` doesn't tell.
         self._prices: dict[str, str] = {}
-        #: Our topic -> ids of its last trades; none before its subscription is answered.
-        self._known: dict[str, dict[str, None]] = {}
-        #: Trade topics whose last entry is a gap.
-        self._doubted: set[str] = set()
         #: The highest number seen, those below that have not come, and how many of these may be of
         #: answers that have been overtaken.
         self._last: int | None = None
@@ -173,7 +167,7 @@ class Dydx(ChannelAdapter):
             if stream.channel == "v4_trades":
                 # The last trades are told again, and those that are new among them emitted; that
                 # they reach back far enough is proven by nothing.
-                out += self._doubt(stream.native, recv)
+                out += self._doubt(self._topics[stream.native].get("trade"), recv)
         for type_ in ("unsubscribe", "subscribe"):
             requests = _requests(type_, streams)
             self._owed += len(requests)
@@ -216,8 +210,8 @@ class Dydx(ChannelAdapter):
         shared = next((one for one in self.plan_.streams if one.channel == SHARED), None)
         if shared is not None:
             out += self._again(shared, recv)
-        for native in self._topics:
-            out += self._doubt(native, recv)
+        for topics in self._topics.values():
+            out += self._doubt(topics.get("trade"), recv)
         return out
 
     def _again(self, stream: Stream, recv: int) -> Sequence[Output]:
@@ -226,14 +220,6 @@ class Dydx(ChannelAdapter):
             return ()
         self._asked[stream] = recv + RESUBSCRIBE_US
         return self.resync((stream,), recv)
-
-    def _doubt(self, native: str, recv: int) -> list[Output]:
-        """Declare trades of a market lost, if that was not just done."""
-        topic = self._topics[native].get("trade")
-        if topic is None or topic in self._doubted:
-            return []
-        self._doubted.add(topic)
-        return [upstream_gap(topic, recv, "upstream_sequence", None)]
 
     def _orderbook(self, message: Frame, recv: int) -> list[Output]:
         book = find(self._books, message.id)
@@ -273,14 +259,9 @@ class Dydx(ChannelAdapter):
             return out
         # What is told at the subscription are trades of before: not emitted, but known.
         is_old = message.type == "subscribed" and topic not in self._known
-        known = self._known.setdefault(topic, {})
+        known = self._known[topic]
         for one, ts, price, size in trades:
-            if one.id in known:
-                continue
-            known[one.id] = None
-            if len(known) > KNOWN_TRADES:
-                del known[next(iter(known))]
-            if not is_old:
+            if known.is_new(one.id) and not is_old:
                 self._doubted.discard(topic)
                 out.append(Trade(topic, 0, ts, recv, 0, one.id, price, size, SIDES[one.side]))
         return out

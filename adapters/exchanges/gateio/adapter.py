@@ -64,7 +64,7 @@ class GateIo(Gate):
         if topic is None:
             return out
         self._doubted.discard(topic)
-        if self._is_again(topic, one.id):
+        if not self._known[topic].is_new(one.id):
             return out
         return [*out, Trade(topic, 0, ts, recv, 0, str(one.id), price, size, one.side)]
 
@@ -125,7 +125,7 @@ class GateIoFutures(Gate):
         out: list[Output] = []
         for topic, number, ts, price, size in trades:
             out += self._pacer.advance(ts)
-            if topic is None or self._is_again(topic, number):
+            if topic is None or not self._known[topic].is_new(number):
                 continue
             self._doubted.discard(topic)
             side: Side = "sell" if size.startswith("-") else "buy"

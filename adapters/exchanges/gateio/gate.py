@@ -54,8 +54,6 @@ UPDATE_CHANNEL = "order_book_update"
 UPDATE_LEVELS = 100
 #: One unknown symbol fails its whole request.
 SYMBOLS_PER_REQUEST = 100
-#: So many trades of a topic are known again by their ids.
-KNOWN_TRADES = 1_000
 
 _encode = msgspec.json.Encoder().encode
 _CHANNEL = re.compile(rb'"channel"\s*:\s*"[a-z]+\.([a-z_]+)"')
@@ -119,10 +117,6 @@ class Gate(ChannelAdapter):
         for stream in plan.streams:
             if stream.channel == UPDATE_CHANNEL or stream.channel.startswith("obu."):
                 self._books[_payload(stream)] = self._book(stream)
-        #: Trade topics whose last entry is the gap of an unreadable frame.
-        self._doubted: set[str] = set()
-        #: Our topic -> ids of its last trades.
-        self._known: dict[str, dict[str, None]] = {}
         self._requests: dict[int, tuple[Stream, ...]] = {}
         self._request_count = 0
 
@@ -194,11 +188,8 @@ class Gate(ChannelAdapter):
         native = traded[1].decode(errors="replace") if traded else None
         out: list[Output] = []
         for stream in self.plan_.streams:
-            topic = self._trade_topic(stream)
-            if topic is None or topic in self._doubted or native not in (None, stream.native):
-                continue
-            self._doubted.add(topic)
-            out.append(upstream_gap(topic, recv, "upstream_sequence", None))
+            if native in (None, stream.native):
+                out += self._doubt(self._trade_topic(stream), recv)
         return out
 
     def fetched(self, key: str, body: bytes, recv: int) -> Iterable[Output]:
@@ -278,16 +269,6 @@ class Gate(ChannelAdapter):
     @abstractmethod
     def _ticker(self, message: Frame, recv: int) -> list[Output]:
         """Take figures of the day."""
-
-    def _is_again(self, topic: str, number: int) -> bool:
-        """Whether a trade came before; it is remembered."""
-        known = self._known.setdefault(topic, {})
-        if str(number) in known:
-            return True
-        known[str(number)] = None
-        if len(known) > KNOWN_TRADES:
-            del known[next(iter(known))]
-        return False
 
     def _book_ticker(self, message: Frame, recv: int) -> Sequence[Output]:
         best = decode_book_ticker(message.result)

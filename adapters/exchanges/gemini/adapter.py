@@ -51,8 +51,6 @@ FEEDS = {
 }
 #: Nothing is published of how many a request may ask for.
 STREAMS_PER_REQUEST = 50
-#: So many trades of a topic are known again by their ids.
-KNOWN_TRADES = 1_000
 _BAD_REQUEST = 400
 _CANDLES = "candles are made from the trades, so that they mean the same everywhere"
 _ARCHIVED = "of the archived version 2; the streams are read"
@@ -127,10 +125,6 @@ class Gemini(ChannelAdapter):
         self._best: dict[str, int] = {}
         #: Instrument -> mark price, and when funding is paid next.
         self._marks: dict[str, tuple[str | None, int | None]] = {}
-        #: Our topic -> ids of its last trades; consecutive they are not.
-        self._known: dict[str, dict[str, None]] = {}
-        #: Trade topics whose last entry is the gap of an unreadable frame.
-        self._doubted: set[str] = set()
         self._requests: dict[str, tuple[Stream, ...]] = {}
         self._request_count = 0
 
@@ -196,10 +190,8 @@ class Gemini(ChannelAdapter):
         for one, topics in self._topics.items():
             if native not in (None, one):
                 continue
-            topic = topics.get("trade")
-            if is_trade and topic is not None and topic not in self._doubted:
-                self._doubted.add(topic)
-                out.append(upstream_gap(topic, recv, "upstream_sequence", None))
+            if is_trade:
+                out += self._doubt(topics.get("trade"), recv)
             book = self._books.get(one)
             if book is None:
                 continue
@@ -330,13 +322,7 @@ class Gemini(ChannelAdapter):
     def _is_new(self, topic: str, number: str) -> bool:
         """Take note of a trade; return whether it has not come before."""
         self._doubted.discard(topic)
-        known = self._known.setdefault(topic, {})
-        if number in known:
-            return False
-        known[number] = None
-        if len(known) > KNOWN_TRADES:
-            del known[next(iter(known))]
-        return True
+        return self._known[topic].is_new(number)
 
     def _replied(self, reply: Frame) -> Sequence[Output]:
         number = str(reply.id)

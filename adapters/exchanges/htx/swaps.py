@@ -57,8 +57,6 @@ BOOK_CHANNEL = "depth.size_150.high_freq"
 MARK_CHANNEL, INDEX_CHANNEL = "mark_price.1min", "basis.1min.open"
 LIQUIDATION_CHANNEL = "liquidation_orders"
 INDEX_PATH = "/ws_index"
-#: So many trades of a symbol are known again by their ids.
-KNOWN_TRADES = 1_000
 SIDES: dict[str, Side | None] = {"buy": "buy", "sell": "sell", "": None}
 
 _encode = msgspec.json.Encoder().encode
@@ -143,14 +141,10 @@ class _HtxSwaps(HtxChannels):
         }
         #: HTX's topic of a book -> its last version.
         self._versions: dict[str, int] = {}
-        #: Symbol -> ids of its last trades; mark price and index.
-        self._known: dict[str, dict[str, None]] = {}
         self._marks: dict[str, tuple[str | None, str | None]] = {}
         self._notices = {
             _notice(one): one for one in plan.streams if one.channel == LIQUIDATION_CHANNEL
         }
-        #: Topics whose last entry is the gap of an unreadable frame.
-        self._doubted: set[str] = set()
 
     def parse(self, frame: bytes, recv: int) -> Iterable[Output]:
         try:
@@ -173,11 +167,9 @@ class _HtxSwaps(HtxChannels):
         told = found[1].decode(errors="replace") if found else None
         out: list[Output] = []
         for stream in self.plan_.streams:
-            topic = self._topics[stream.native].get(_UNNUMBERED.get(stream.channel, ""))
-            if topic is not None and told in (None, topic_of(stream), _notice(stream)):
-                if topic not in self._doubted:
-                    self._doubted.add(topic)
-                    out.append(upstream_gap(topic, recv, "upstream_sequence", None))
+            if told in (None, topic_of(stream), _notice(stream)):
+                kind = _UNNUMBERED.get(stream.channel, "")
+                out += self._doubt(self._topics[stream.native].get(kind), recv)
         return out
 
     def resync(self, streams: Sequence[Stream], recv: int) -> Sequence[Output]:
@@ -256,16 +248,12 @@ class _HtxSwaps(HtxChannels):
             for one in decode_contract_trades(message.tick).data
         ]
         given.sort(key=lambda one: int(one[0]))
-        known, since = self._known.setdefault(native, {}), self._since(native)
+        known, since = self._known[native], self._since(native)
         is_first = not known
         out: list[Output] = []
         for id_, ts, price, size, direction in given:
-            if id_ in known:
-                continue
-            known[id_] = None
-            if len(known) > KNOWN_TRADES:
-                del known[next(iter(known))]
-            if is_first and ts < since:  # the last one of before we came
+            # Of the first ones, the last one of before we came.
+            if not known.is_new(id_) or (is_first and ts < since):
                 continue
             if ts >= since:
                 out += self._pacer.advance(ts)

@@ -42,8 +42,6 @@ BOOK_LEVELS = 20
 #: A book that stands still is said again after so much exchange time, µs: it comes all the time,
 #: and a topic of which nothing comes would be taken for dead.
 RESTATE_US = 30_000_000
-#: So many trades of a topic are known again by their ids.
-KNOWN_TRADES = 1_000
 #: Channel -> the kinds it feeds; the book feeds ``quote`` where ``bbo`` is not subscribed to.
 FEEDS = {
     "l2Book": ("book", "depth", "quote"),
@@ -125,12 +123,8 @@ class Hyperliquid(ChannelAdapter):
         self._sides: dict[str, Sides] = {}
         #: Coin -> exchange time of the last ``book`` event.
         self._said: dict[str, int] = {}
-        #: Our topic -> ids of its last trades; None before the first message.
-        self._known: dict[str, dict[int, None]] = {}
         #: Coin -> price of its last trade, which the context doesn't tell.
         self._prices: dict[str, str] = {}
-        #: Trade topics whose last entry is the gap of an unreadable frame.
-        self._doubted: set[str] = set()
         #: Before this time an unreadable state is not asked for again.
         self._asked: dict[Stream, int] = {}
 
@@ -181,10 +175,7 @@ class Hyperliquid(ChannelAdapter):
             if name not in (None, stream.channel) or native not in (None, stream.native):
                 continue
             if stream.channel == "trades":
-                topic = self._topics[stream.native].get("trade")
-                if topic is not None and topic not in self._doubted:
-                    self._doubted.add(topic)
-                    out.append(upstream_gap(topic, recv, "upstream_sequence", None))
+                out += self._doubt(self._topics[stream.native].get("trade"), recv)
             elif stream.channel != "l2Book" and recv >= self._asked.get(stream, 0):
                 self._asked[stream] = recv + RESUBSCRIBE_US
                 out += self.resync((stream,), recv)
@@ -258,13 +249,9 @@ class Hyperliquid(ChannelAdapter):
             if topic is None:
                 continue
             self._doubted.discard(topic)
-            known = self._known.setdefault(topic, {})
-            if one.tid in known:
+            if not self._known[topic].is_new(one.tid):
                 continue
-            known[one.tid] = None
             self._prices[one.coin] = price
-            if len(known) > KNOWN_TRADES:
-                del known[next(iter(known))]
             if topic not in old:
                 ts = one.time * 1_000
                 out += self._pacer.advance(ts)

@@ -46,8 +46,6 @@ from feed.models import Derivative, Instrument, Ticker, Trade
 TOPICS_PER_REQUEST = 100
 #: Errors that more requests would not mend: too many of them, or of topics.
 LIMIT_CODES = ("429", "509")
-#: So many trades of a topic are known again by their ids.
-KNOWN_TRADES = 1_000
 _TOPIC = re.compile(rb'"topic"\s*:\s*"(/[\w/]{1,40})(?::([^"]{1,64}))?"')
 
 _encode = msgspec.json.Encoder().encode
@@ -98,10 +96,8 @@ class _Kucoin(ChannelAdapter):
         self._books: dict[str, SequencedBook] = {}
         #: KuCoin's topic -> what takes its frames; of planned streams that feed something.
         self._takes: dict[str, Take] = {}
-        #: Our trade topics by native symbol; those whose last entry is a declared loss; their ids.
+        #: Our trade topics by native symbol.
         self._trade_topics: dict[str, str] = {}
-        self._doubted: set[str] = set()
-        self._known: dict[str, dict[str, None]] = {}
         self._requests: dict[str, tuple[Stream, ...]] = {}
         self._request_count = 0
         for stream in plan.streams:
@@ -166,9 +162,8 @@ class _Kucoin(ChannelAdapter):
                 return ()
         out: list[Output] = []
         for own, topic in self._trade_topics.items():
-            if native in (None, own) and topic not in self._doubted:
-                self._doubted.add(topic)
-                out.append(upstream_gap(topic, recv, "upstream_sequence", None))
+            if native in (None, own):
+                out += self._doubt(topic, recv)
         return out
 
     def fetched(self, key: str, body: bytes, recv: int) -> Iterable[Output]:
@@ -256,13 +251,8 @@ class _Kucoin(ChannelAdapter):
         assert number is not None and trade.ts is not None
         out = [*self._pacer.advance(trade.ts)]
         self._doubted.discard(topic)
-        known = self._known.setdefault(topic, {})
-        if number in known:
-            return out
-        known[number] = None
-        if len(known) > KNOWN_TRADES:
-            del known[next(iter(known))]
-        out.append(trade)
+        if self._known[topic].is_new(number):
+            out.append(trade)
         return out
 
 

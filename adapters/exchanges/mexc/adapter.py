@@ -34,6 +34,7 @@ from adapters.exchanges.mexc.frames import (
     stream_of,
 )
 from adapters.exchanges.mexc.listing import name_spot, read_listing
+from adapters.trade_ids import RecentIds
 from feed.errors import BadPayload
 from feed.models import Instrument, Quote, Ticker, Trade
 
@@ -48,8 +49,6 @@ LIVE: Mapping[str, Collection[str]] = {
     f"{BOOK}@100ms": ("book", "depth"),
     f"{TICKERS}@24H": ("ticker",),
 }
-#: So many trades of a topic are known again by their ids.
-KNOWN_TRADES = 1_000
 
 _encode = msgspec.json.Encoder().encode
 #: Of a frame that cannot be read: its subscription's name.
@@ -133,8 +132,6 @@ class Mexc(ChannelAdapter):
             name_of(stream).encode(): _nothing for stream in plan.streams
         }
         self._trade_topics: dict[str, str] = {}
-        #: Trade topics whose last entry is the gap of an unreadable frame.
-        self._doubted: set[str] = set()
         for native, instrument in plan.instruments.items():
             topics = self.topics(plan.streams, instrument, self.wanted)
             own = [one.channel for one in plan.streams if one.native == native]
@@ -150,7 +147,7 @@ class Mexc(ChannelAdapter):
         match channel.partition("@")[0]:
             case "aggre.deals":
                 self._trade_topics[native] = topics["trade"]
-                return partial(self._trades, native, topics["trade"], {})
+                return partial(self._trades, native, topics["trade"], RecentIds())
             case "aggre.bookTicker":
                 return partial(self._quote, native, topics["quote"])
             case "miniTicker":
@@ -198,9 +195,8 @@ class Mexc(ChannelAdapter):
             return ()
         out: list[Output] = []
         for native, topic in self._trade_topics.items():
-            if topic not in self._doubted and (stream is None or stream.native == native):
-                self._doubted.add(topic)
-                out.append(upstream_gap(topic, recv, "upstream_sequence", None))
+            if stream is None or stream.native == native:
+                out += self._doubt(topic, recv)
         return out
 
     def fetched(self, key: str, body: bytes, recv: int) -> Iterable[Output]:
@@ -230,18 +226,14 @@ class Mexc(ChannelAdapter):
         return () if book is None else book.feed.whole(ts, recv)
 
     def _trades(
-        self, native: str, topic: str, known: dict[str, None], frame: bytes, recv: int
+        self, native: str, topic: str, known: RecentIds, frame: bytes, recv: int
     ) -> Sequence[Output]:
         deals = read_deals(read_of(native, frame).body or b"")
         self._doubted.discard(topic)
         out: list[Output] = []
         for deal in deals:
-            if deal.id is not None:
-                if deal.id in known:
-                    continue
-                known[deal.id] = None
-                if len(known) > KNOWN_TRADES:
-                    del known[next(iter(known))]
+            if deal.id is not None and not known.is_new(deal.id):
+                continue
             out += self._advance(deal.ts)
             out.append(Trade(topic, 0, deal.ts, recv, 0, deal.id, deal.price, deal.size, deal.side))
         return out

@@ -24,7 +24,6 @@ from adapters.base import (
     Plan,
     Send,
     Stream,
-    upstream_gap,
 )
 from adapters.best import BestQuote
 from adapters.chained import ChainedBook
@@ -187,8 +186,6 @@ class Okx(ChannelAdapter):
             {native: topics.get("derivative") for native, topics in self._topics.items()},
             self._pacer,
         )
-        #: Liquidation topics whose last entry is the gap of an unreadable frame.
-        self._doubted: set[str] = set()
         self._requests = Requests(self._args)
         self._takers: dict[bytes, Callable[[bytes, int], Sequence[Output]]] = {
             **dict.fromkeys((one.encode() for one in LEVELS), self._updates),
@@ -244,12 +241,12 @@ class Okx(ChannelAdapter):
         channel = _CHANNEL.search(frame)
         if channel[1] != b"liquidation-orders" if channel else is_json(frame):
             return ()
-        return self._doubt((arg for arg in self._args.values() if arg.instType), recv)
+        return self._doubt_all((arg for arg in self._args.values() if arg.instType), recv)
 
     def resync(self, streams: Sequence[Stream], recv: int) -> Sequence[Output]:
         args = [self._args[one] for one in streams]
         return [
-            *self._doubt((arg for arg in args if arg.instType), recv),
+            *self._doubt_all((arg for arg in args if arg.instType), recv),
             *chain.from_iterable(self._requests.afresh(arg) for arg in args),
         ]
 
@@ -284,7 +281,7 @@ class Okx(ChannelAdapter):
             raise BadPayload(self.name, body, str(e)[:200]) from e
         return (Page(native, tuple(trades)),)
 
-    def _doubt(self, args: Iterable[Arg], recv: int) -> list[Output]:
+    def _doubt_all(self, args: Iterable[Arg], recv: int) -> list[Output]:
         """Declare that liquidations of these types may be missing, once until one comes."""
         doubted = set(args)
         topics = [
@@ -292,9 +289,7 @@ class Okx(ChannelAdapter):
             for stream, arg in self._args.items()
             if arg in doubted
         ]
-        new = [one for one in topics if one is not None and one not in self._doubted]
-        self._doubted.update(new)
-        return [upstream_gap(topic, recv, "upstream_sequence", None) for topic in new]
+        return [gap for topic in topics for gap in self._doubt(topic, recv)]
 
     def _updates(self, frame: bytes, recv: int) -> Sequence[Output]:
         message = frames.decode_books(frame)

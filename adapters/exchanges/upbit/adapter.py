@@ -38,8 +38,6 @@ from feed.models import Instrument, Side
 
 #: Levels a side of a book at most.
 LEVELS = 30
-#: So many trades of a topic are known again by their ids.
-KNOWN_TRADES = 1_000
 #: The taker's.
 SIDES: Mapping[str, Side] = {"BID": "buy", "ASK": "sell"}
 #: Channel -> the kinds it feeds.
@@ -100,10 +98,6 @@ class Upbit(ChannelAdapter):
         }
         #: Instrument -> the time of its last book, µs.
         self._told: dict[str, int] = {}
-        #: Our topic -> ids of its last trades; and the ticker last shown.
-        self._known: dict[str, dict[int, None]] = {}
-        #: Trade topics whose last entry is the gap of an unreadable frame.
-        self._doubted: set[str] = set()
 
     def opened(self) -> Sequence[Send]:
         return [self._request()]
@@ -139,10 +133,8 @@ class Upbit(ChannelAdapter):
         for one, topics in self._topics.items():
             if native not in (None, one):
                 continue
-            topic = topics.get("trade")
-            if is_trade and topic is not None and topic not in self._doubted:
-                self._doubted.add(topic)
-                out.append(upstream_gap(topic, recv, "upstream_sequence", None))
+            if is_trade:
+                out += self._doubt(topics.get("trade"), recv)
             if is_book and one in self._books:
                 out += self._books[one].feed.broken("unreadable", recv)
         return out
@@ -171,13 +163,10 @@ class Upbit(ChannelAdapter):
         out = [*self._pacer.advance(ts)]
         if topic is None:
             return out
-        known = self._known.setdefault(topic, {})
-        if trade_id in known:
-            return out
+        known = self._known[topic]
         is_first = not known
-        known[trade_id] = None
-        if len(known) > KNOWN_TRADES:
-            del known[next(iter(known))]
+        if not known.is_new(trade_id):
+            return out
         if trade.stream_type == "SNAPSHOT":
             if is_first:
                 return out
