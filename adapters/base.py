@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from typing import ClassVar, TypeAlias
+from typing import ClassVar, NamedTuple, TypeAlias
 
 import msgspec
 
@@ -180,6 +180,18 @@ Output: TypeAlias = (
 )
 
 
+class Listing(NamedTuple):
+    """How a market's instruments are read and named; the functions' first argument is its name.
+
+    Attributes:
+        read: Does ``Adapter.instruments``.
+        name: Does ``Adapter.instrument``.
+    """
+
+    read: Callable[[str, Sequence[bytes]], list[Instrument]]
+    name: Callable[[str, str], Instrument | None]
+
+
 class Adapter(ABC):
     """One exchange. Class-level facts and planning; an instance is one connection's state.
 
@@ -188,6 +200,7 @@ class Adapter(ABC):
         ws_url, rest_url: Scheme and host, where ``Plan.path`` and ``Fetch.path`` go; an operator
             may point both elsewhere (``FEED_ENDPOINTS``).
         headers: Sent with each handshake and each REST question, where they choose the data's form.
+        listing: What reads the instruments, and names them.
         listing_paths: REST paths whose bodies list the instruments.
         door_path: REST path that tells where to connect (``address``); None: ``ws_url`` is it.
         kinds: Every kind it can carry.
@@ -204,6 +217,7 @@ class Adapter(ABC):
     ws_url: ClassVar[str]
     rest_url: ClassVar[str]
     headers: ClassVar[Mapping[str, str]] = {}
+    listing: ClassVar[Listing]
     listing_paths: ClassVar[tuple[str, ...]]
     door_path: ClassVar[str | None] = None
     kinds: ClassVar[frozenset[str]]
@@ -213,18 +227,18 @@ class Adapter(ABC):
     ignored: ClassVar[Mapping[str, str]]
 
     @classmethod
-    @abstractmethod
     def instruments(cls, bodies: Sequence[bytes]) -> list[Instrument]:
         """Read the listing (one body a path). ``topics`` is still empty.
 
         Raises:
             BadPayload: Not the listing we know.
         """
+        return cls.listing.read(cls.name, bodies)
 
     @classmethod
-    @abstractmethod
     def instrument(cls, native: str) -> Instrument | None:
         """Name an instrument without a listing, by known quote assets; None if that fails."""
+        return cls.listing.name(cls.name, native)
 
     @classmethod
     @abstractmethod

@@ -18,14 +18,7 @@ from adapters.book import BookFeed, DepthPacer
 from adapters.diff_book import WINDOW
 from adapters.exchanges.binance import backfill
 from adapters.exchanges.binance.book import BinanceBook, FuturesBook
-from adapters.exchanges.binance.listing import (
-    name_future,
-    name_inverse,
-    name_spot,
-    read_futures,
-    read_inverse,
-    read_spot,
-)
+from adapters.exchanges.binance.listing import FUTURES, INVERSE, SPOT
 from adapters.exchanges.binance.streams import INVERSE_TAKERS, TAKERS, Take, Taker, fills, owner_of
 from adapters.trade_ids import TradeIds, marks
 from feed.errors import BadPayload
@@ -296,6 +289,7 @@ class _Binance(Adapter):
 class _Spot(_Binance):
     """What both spot markets share. Quotes are ``@bookTicker``, at every change."""
 
+    listing = SPOT
     listing_paths = ("/api/v3/exchangeInfo",)
     kinds = frozenset({"trade", "quote", "book", "depth", "ticker"})
     # 5 messages a second with our pongs; 1,024 streams, but the URL has to hold them.
@@ -315,14 +309,6 @@ class _Spot(_Binance):
         "ticker": "ticker",
     }
     _book = BinanceBook
-
-    @classmethod
-    def instruments(cls, bodies: Sequence[bytes]) -> list[Instrument]:
-        return read_spot(cls.name, bodies)
-
-    @classmethod
-    def instrument(cls, native: str) -> Instrument | None:
-        return name_spot(cls.name, native)
 
 
 class Binance(_Spot):
@@ -380,6 +366,7 @@ class BinanceUsdm(_Futures):
     name = "binance-usdm"
     ws_url = "wss://fstream.binance.com"
     rest_url = "https://fapi.binance.com"
+    listing = FUTURES
     listing_paths = ("/fapi/v1/exchangeInfo",)
     _depth_path = "/fapi/v1/depth?symbol={}&limit=1000"
     _backfill_paths = {"aggTrade": "/fapi/v1/aggTrades?symbol={}&fromId={}&limit=1000"}
@@ -390,14 +377,6 @@ class BinanceUsdm(_Futures):
         is_public = channel in ("trade", "bookTicker") or channel.startswith("depth")
         return "/public/stream" if is_public else "/market/stream"
 
-    @classmethod
-    def instruments(cls, bodies: Sequence[bytes]) -> list[Instrument]:
-        return read_futures(cls.name, bodies)
-
-    @classmethod
-    def instrument(cls, native: str) -> Instrument | None:
-        return name_future(cls.name, native)
-
 
 class BinanceCoinm(_Futures):
     """COIN-M futures: inverse, sizes are contracts of 10 or 100 USD, settled in the base."""
@@ -405,15 +384,8 @@ class BinanceCoinm(_Futures):
     name = "binance-coinm"
     ws_url = "wss://dstream.binance.com"
     rest_url = "https://dapi.binance.com"
+    listing = INVERSE
     listing_paths = ("/dapi/v1/exchangeInfo",)
     _depth_path = "/dapi/v1/depth?symbol={}&limit=1000"
     _backfill_paths = {"aggTrade": "/dapi/v1/aggTrades?symbol={}&fromId={}&limit=1000"}
     _takers = INVERSE_TAKERS
-
-    @classmethod
-    def instruments(cls, bodies: Sequence[bytes]) -> list[Instrument]:
-        return read_inverse(cls.name, bodies)
-
-    @classmethod
-    def instrument(cls, native: str) -> Instrument | None:
-        return name_inverse(cls.name, native)

@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from adapters.base import Listing
 from adapters.naming import QUOTES, contract, delivery, pair_of, spot
 from feed.errors import BadPayload
 from feed.models import Instrument
@@ -168,3 +169,8 @@ def name_inverse(exchange: str, native: str) -> Instrument | None:
     if parts["date"] and expiry is None:
         return None
     return _inverse(exchange, native, parts["base"], expiry)
+
+
+SPOT = Listing(read_spot, name_spot)
+FUTURES = Listing(read_futures, name_future)
+INVERSE = Listing(read_inverse, name_inverse)

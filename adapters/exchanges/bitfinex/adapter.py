@@ -39,7 +39,7 @@ from adapters.exchanges.bitfinex.frames import (
     read_trade,
     sides,
 )
-from adapters.exchanges.bitfinex.listing import name, read
+from adapters.exchanges.bitfinex.listing import LISTING
 from feed.errors import BadPayload
 from feed.models import Derivative, Instrument, Level, Ticker, Trade
 
@@ -99,6 +99,7 @@ class Bitfinex(ChannelAdapter):
     ws_url = "wss://api-pub.bitfinex.com"
     rest_url = "https://api-pub.bitfinex.com"
     path = "/ws/2"
+    listing = LISTING
     listing_paths = ("/v2/conf/pub:list:pair:exchange,pub:list:pair:futures",)
     kinds = frozenset(chain.from_iterable(FEEDS.values()))
     feeds = FEEDS
@@ -123,14 +124,6 @@ class Bitfinex(ChannelAdapter):
         "fte": "funding is lending, not trading",
         "ftu": "funding is lending, not trading",
     }
-
-    @classmethod
-    def instruments(cls, bodies: Sequence[bytes]) -> list[Instrument]:
-        return read(cls.name, bodies)
-
-    @classmethod
-    def instrument(cls, native: str) -> Instrument | None:
-        return name(cls.name, native)
 
     @classmethod
     def offered(cls, instrument: Instrument) -> Mapping[str, Collection[str]]:

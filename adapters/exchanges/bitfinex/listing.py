@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import msgspec
 
+from adapters.base import Listing
 from adapters.naming import contract, spot
 from feed.errors import BadPayload
 from feed.models import Instrument
@@ -84,3 +85,6 @@ def name(exchange: str, native: str) -> Instrument | None:
         return None
     base, quote = _ASSETS.get(base, base), _ASSETS.get(quote, quote)
     return (contract if is_perpetual else spot)(exchange, native, base, quote)
+
+
+LISTING = Listing(read, name)

@@ -21,7 +21,7 @@ from adapters.chained import ChainedBook
 from adapters.channels import ChannelAdapter, find, is_json
 from adapters.exchanges.bitget import frames
 from adapters.exchanges.bitget.frames import Arg
-from adapters.exchanges.bitget.listing import name_future, name_spot, read_futures, read_spot
+from adapters.exchanges.bitget.listing import FUTURES, SPOT
 from adapters.text import MAX_MICROS, decimal, signed
 from feed.errors import BadPayload
 from feed.models import Derivative, Instrument, Ticker, Trade
@@ -316,33 +316,19 @@ class Bitget(_Bitget):
     """Bitget spot."""
 
     name = "bitget"
+    listing = SPOT
     listing_paths = ("/api/v2/spot/public/symbols",)
     kinds = frozenset({"book", "depth", "quote", "trade", "ticker"})
-
-    @classmethod
-    def instruments(cls, bodies: Sequence[bytes]) -> list[Instrument]:
-        return read_spot(cls.name, bodies)
-
-    @classmethod
-    def instrument(cls, native: str) -> Instrument | None:
-        return name_spot(cls.name, native)
 
 
 class BitgetFutures(_Bitget):
     """Bitget perpetuals and dated futures; sizes are in the base, whatever the margin."""
 
     name = "bitget-futures"
+    listing = FUTURES
     listing_paths = tuple(
         f"/api/v2/mix/market/contracts?productType={margin}-FUTURES"
         for margin in ("USDT", "USDC", "COIN")
     )
     kinds = frozenset({"book", "depth", "quote", "trade", "ticker", "derivative"})
     feeds = {**_Bitget.feeds, "ticker": ("ticker", "derivative")}
-
-    @classmethod
-    def instruments(cls, bodies: Sequence[bytes]) -> list[Instrument]:
-        return read_futures(cls.name, bodies)
-
-    @classmethod
-    def instrument(cls, native: str) -> Instrument | None:
-        return name_future(cls.name, native)

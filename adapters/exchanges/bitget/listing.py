@@ -12,6 +12,7 @@ from typing import TypeVar
 import msgspec
 from msgspec.structs import replace
 
+from adapters.base import Listing
 from adapters.naming import contract, last_friday, pair_of, spot
 from adapters.text import MAX_MICROS, decimal
 from feed.errors import BadPayload
@@ -142,3 +143,7 @@ def _contract(exchange: str, native: str, base: str, quote: str, expiry: int | N
     is_inverse = quote == "USD"
     settle = base if is_inverse else quote
     return contract(exchange, native, base, quote, settle=settle, expiry=expiry, inverse=is_inverse)
+
+
+SPOT = Listing(read_spot, name_spot)
+FUTURES = Listing(read_futures, name_future)

@@ -26,10 +26,10 @@ from adapters.exchanges.bithumb.frames import (
     micros,
     number,
 )
-from adapters.exchanges.bithumb.listing import name, read
+from adapters.exchanges.bithumb.listing import LISTING
 from adapters.whole_book import WholeBook, levels
 from feed.errors import BadPayload
-from feed.models import Instrument, Side, Ticker, Trade
+from feed.models import Side, Ticker, Trade
 
 #: Levels a side of a book at most.
 LEVELS = 30
@@ -47,6 +47,7 @@ class Bithumb(ChannelAdapter):
     ws_url = "wss://ws-api.bithumb.com"
     rest_url = "https://api.bithumb.com"
     path = "/websocket/v1"
+    listing = LISTING
     listing_paths = ("/v1/market/all",)
     kinds = frozenset(chain.from_iterable(FEEDS.values()))
     feeds = FEEDS
@@ -65,14 +66,6 @@ class Bithumb(ChannelAdapter):
         "myOrder": "of an account",
         "myAsset": "of an account",
     }
-
-    @classmethod
-    def instruments(cls, bodies: Sequence[bytes]) -> list[Instrument]:
-        return read(cls.name, bodies[0])
-
-    @classmethod
-    def instrument(cls, native: str) -> Instrument | None:
-        return name(cls.name, native)
 
     def __init__(self, plan: Plan, kinds: Collection[str]) -> None:
         super().__init__(plan, kinds)

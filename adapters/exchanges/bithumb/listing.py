@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import msgspec
 
+from adapters.base import Listing
 from adapters.naming import spot
 from feed.errors import BadPayload
 from feed.models import Instrument
@@ -16,12 +19,13 @@ class _Market(msgspec.Struct):
 _decode = msgspec.json.Decoder(list[_Market]).decode
 
 
-def read(exchange: str, body: bytes) -> list[Instrument]:
+def read(exchange: str, bodies: Sequence[bytes]) -> list[Instrument]:
     """Read ``/v1/market/all``.
 
     Raises:
         BadPayload: Something else.
     """
+    (body,) = bodies
     try:
         listed = _decode(body)
     except (ValueError, RecursionError) as e:
@@ -34,3 +38,6 @@ def name(exchange: str, native: str) -> Instrument | None:
     """Name ``KRW-BTC``, the quote first; None for others."""
     quote, _, base = native.partition("-")
     return spot(exchange, native, base, quote) if base and quote else None
+
+
+LISTING = Listing(read, name)

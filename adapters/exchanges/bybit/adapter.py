@@ -31,14 +31,7 @@ from adapters.exchanges.bybit.frames import (
     from_millis,
     is_snapshot,
 )
-from adapters.exchanges.bybit.listing import (
-    name_inverse,
-    name_linear,
-    name_spot,
-    read_inverse,
-    read_linear,
-    read_spot,
-)
+from adapters.exchanges.bybit.listing import INVERSE, LINEAR, SPOT
 from adapters.text import decimal, levels, signed
 from feed.errors import BadPayload
 from feed.models import Derivative, Instrument, Liquidation, Side, Ticker, Trade
@@ -344,16 +337,9 @@ class Bybit(_Bybit):
 
     name = "bybit"
     path = "/v5/public/spot"
+    listing = SPOT
     listing_paths = ("/v5/market/instruments-info?category=spot&limit=1000",)
     kinds = frozenset({"book", "depth", "quote", "trade", "ticker"})
-
-    @classmethod
-    def instruments(cls, bodies: Sequence[bytes]) -> list[Instrument]:
-        return read_spot(cls.name, bodies)
-
-    @classmethod
-    def instrument(cls, native: str) -> Instrument | None:
-        return name_spot(cls.name, native)
 
 
 class BybitLinear(_Bybit):
@@ -361,16 +347,9 @@ class BybitLinear(_Bybit):
 
     name = "bybit-linear"
     path = "/v5/public/linear"
+    listing = LINEAR
     listing_paths = ("/v5/market/instruments-info?category=linear&limit=1000",)
     kinds = frozenset({"book", "depth", "quote", "trade", "ticker", "derivative", "liquidation"})
-
-    @classmethod
-    def instruments(cls, bodies: Sequence[bytes]) -> list[Instrument]:
-        return read_linear(cls.name, bodies)
-
-    @classmethod
-    def instrument(cls, native: str) -> Instrument | None:
-        return name_linear(cls.name, native)
 
 
 class BybitInverse(_Bybit):
@@ -378,14 +357,7 @@ class BybitInverse(_Bybit):
 
     name = "bybit-inverse"
     path = "/v5/public/inverse"
+    listing = INVERSE
     listing_paths = ("/v5/market/instruments-info?category=inverse&limit=1000",)
     kinds = BybitLinear.kinds
     is_inverse = True
-
-    @classmethod
-    def instruments(cls, bodies: Sequence[bytes]) -> list[Instrument]:
-        return read_inverse(cls.name, bodies)
-
-    @classmethod
-    def instrument(cls, native: str) -> Instrument | None:
-        return name_inverse(cls.name, native)

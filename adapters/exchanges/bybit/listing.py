@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 
 import msgspec
 
+from adapters.base import Listing
 from adapters.exchanges.bybit.frames import from_millis
 from adapters.naming import contract, delivery, last_friday, pair_of, spot
 from feed.errors import BadPayload
@@ -157,3 +158,8 @@ def name_inverse(exchange: str, native: str) -> Instrument | None:
     return contract(
         exchange, native, base, "USD", settle=base, expiry=expiry, inverse=True, size_unit="quote"
     )
+
+
+SPOT = Listing(read_spot, name_spot)
+LINEAR = Listing(read_linear, name_linear)
+INVERSE = Listing(read_inverse, name_inverse)

@@ -42,7 +42,7 @@ from adapters.exchanges.coinbase.frames import (
     decode_past,
     decode_type,
 )
-from adapters.exchanges.coinbase.listing import name_spot, read_spot
+from adapters.exchanges.coinbase.listing import LISTING
 from adapters.text import decimal, levels, micros
 from adapters.trade_ids import TradeIds, marks
 from feed.errors import BadPayload
@@ -87,6 +87,7 @@ class Coinbase(ChannelAdapter):
     ws_url = "wss://ws-feed.exchange.coinbase.com"
     rest_url = "https://api.exchange.coinbase.com"
     path = "/"
+    listing = LISTING
     listing_paths = ("/products",)
     kinds = frozenset(chain.from_iterable(FEEDS.values()))
     feeds = FEEDS
@@ -105,14 +106,6 @@ class Coinbase(ChannelAdapter):
         "status": "the listing is taken over REST",
         "auctioninfo": "auctions are no trades",
     }
-
-    @classmethod
-    def instruments(cls, bodies: Sequence[bytes]) -> list[Instrument]:
-        return read_spot(cls.name, bodies)
-
-    @classmethod
-    def instrument(cls, native: str) -> Instrument | None:
-        return name_spot(cls.name, native)
 
     @classmethod
     def offered(cls, instrument: Instrument) -> Mapping[str, Collection[str]]:

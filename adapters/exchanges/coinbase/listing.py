@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import msgspec
 
+from adapters.base import Listing
 from adapters.naming import spot
 from feed.errors import BadPayload
 from feed.models import Instrument
@@ -61,3 +62,6 @@ def _state(product: _Product) -> str:
     if product.status != "online":
         return product.status.lower()
     return "disabled" if product.trading_disabled else "trading"
+
+
+LISTING = Listing(read_spot, name_spot)

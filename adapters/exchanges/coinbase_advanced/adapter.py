@@ -32,11 +32,11 @@ from adapters.exchanges.coinbase_advanced.frames import (
     decode,
     decode_other,
 )
-from adapters.exchanges.coinbase_advanced.listing import name_spot, read_spot
+from adapters.exchanges.coinbase_advanced.listing import LISTING
 from adapters.text import decimal, levels, micros
 from adapters.trade_ids import TradeIds, marks
 from feed.errors import BadPayload
-from feed.models import Instrument, Level, Side, Ticker, Trade
+from feed.models import Level, Side, Ticker, Trade
 
 #: Snapshots are whole; clients see the best 1,000 a side.
 BOOK_LEVELS = 1_000
@@ -80,6 +80,7 @@ class CoinbaseAdvanced(ChannelAdapter):
     ws_url = "wss://advanced-trade-ws.coinbase.com"
     rest_url = "https://api.coinbase.com"
     path = "/"
+    listing = LISTING
     listing_paths = ("/api/v3/brokerage/market/products",)
     kinds = frozenset(chain.from_iterable(FEEDS.values()))
     feeds = FEEDS
@@ -102,14 +103,6 @@ class CoinbaseAdvanced(ChannelAdapter):
         "status": "the listing is taken over REST",
         "ticker_batch": "the ticker of each trade is carried",
     }
-
-    @classmethod
-    def instruments(cls, bodies: Sequence[bytes]) -> list[Instrument]:
-        return read_spot(cls.name, bodies)
-
-    @classmethod
-    def instrument(cls, native: str) -> Instrument | None:
-        return name_spot(cls.name, native)
 
     def __init__(self, plan: Plan, kinds: Collection[str]) -> None:
         super().__init__(plan, kinds)

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import msgspec
 
+from adapters.base import Listing
 from adapters.naming import spot
 from feed.errors import BadPayload
 from feed.models import Instrument
@@ -73,3 +74,6 @@ def _state(product: _Product) -> str:
     if product.status != "online":
         return product.status.lower()
     return "disabled" if product.trading_disabled else "trading"
+
+
+LISTING = Listing(read_spot, name_spot)

@@ -34,7 +34,7 @@ from adapters.exchanges.crypto_com.frames import (
     rate,
     trade_id,
 )
-from adapters.exchanges.crypto_com.listing import name, read
+from adapters.exchanges.crypto_com.listing import LISTING
 from feed.errors import BadPayload
 from feed.models import Derivative, Instrument, Side, Ticker, Trade
 
@@ -84,6 +84,7 @@ class CryptoCom(ChannelAdapter):
     ws_url = "wss://stream.crypto.com"
     rest_url = "https://api.crypto.com"
     path = "/exchange/v1/market"
+    listing = LISTING
     listing_paths = ("/exchange/v1/public/get-instruments",)
     kinds = frozenset({"book", "depth", "quote", "trade", "ticker", "derivative"})
     # Index, funding and open interest are told together with the mark.
@@ -104,14 +105,6 @@ class CryptoCom(ChannelAdapter):
         "settlement": "the price of a delivery is none of our kinds",
         "estimatedfunding": "of the period after the running one",
     }
-
-    @classmethod
-    def instruments(cls, bodies: Sequence[bytes]) -> list[Instrument]:
-        return read(cls.name, bodies)
-
-    @classmethod
-    def instrument(cls, native: str) -> Instrument | None:
-        return name(cls.name, native)
 
     @classmethod
     def offered(cls, instrument: Instrument) -> Mapping[str, Collection[str]]:

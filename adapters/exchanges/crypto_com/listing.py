@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import msgspec
 
+from adapters.base import Listing
 from adapters.naming import contract, delivery, spot
 from adapters.text import Millis
 from feed.errors import BadPayload
@@ -96,3 +97,6 @@ def name(exchange: str, native: str) -> Instrument | None:
         return contract(exchange, native, base, quote)
     expiry = delivery(until, "%y%m%d")
     return None if expiry is None else contract(exchange, native, base, quote, expiry=expiry)
+
+
+LISTING = Listing(read, name)

@@ -17,7 +17,6 @@ import msgspec
 
 from adapters.base import Fetch, Leave, Limits, Mark, Output, Page, Plan, Refused, Send, Stream
 from adapters.channels import RESUBSCRIBE_US, BookStream, ChannelAdapter, find, is_json
-from adapters.exchanges.deribit import listing
 from adapters.exchanges.deribit.frames import (
     Frame,
     decode,
@@ -33,6 +32,7 @@ from adapters.exchanges.deribit.frames import (
     price_or_none,
     rate_or_none,
 )
+from adapters.exchanges.deribit.listing import LISTING
 from adapters.trade_ids import TradeIds, marks
 from feed.errors import BadPayload
 from feed.models import Derivative, Instrument, Quote, Ticker, Trade
@@ -89,6 +89,7 @@ class Deribit(ChannelAdapter):
     ws_url = "wss://www.deribit.com"
     rest_url = "https://www.deribit.com"
     path = "/ws/api/v2"
+    listing = LISTING
     listing_paths = tuple(
         f"/api/v2/public/get_instruments?currency=any&kind={kind}"
         for kind in ("future", "option", "spot")
@@ -125,14 +126,6 @@ class Deribit(ChannelAdapter):
         "platform_state": "says the engine's state; the streams themselves show it",
         "announcements": "for people",
     }
-
-    @classmethod
-    def instruments(cls, bodies: Sequence[bytes]) -> list[Instrument]:
-        return listing.read(cls.name, bodies)
-
-    @classmethod
-    def instrument(cls, native: str) -> Instrument | None:
-        return listing.name(cls.name, native)
 
     @classmethod
     def offered(cls, instrument: Instrument) -> Mapping[str, Collection[str]]:

@@ -14,6 +14,7 @@ from typing import Literal
 
 import msgspec
 
+from adapters.base import Listing
 from adapters.naming import contract, delivery, option, spot
 from adapters.text import decimal
 from feed.errors import BadPayload
@@ -166,3 +167,6 @@ def name(exchange: str, native: str) -> Instrument | None:
         inverse=given is None,
         size_unit="base" if given else "quote",
     )
+
+
+LISTING = Listing(read, name)

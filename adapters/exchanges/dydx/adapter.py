@@ -20,9 +20,10 @@ from msgspec.structs import asdict, replace
 from adapters.base import Leave, Limits, Output, Plan, Refused, Send, Stream
 from adapters.book import Book, DepthPacer
 from adapters.channels import RESUBSCRIBE_US, BookStream, ChannelAdapter, find
-from adapters.exchanges.dydx import frames, listing
+from adapters.exchanges.dydx import frames
 from adapters.exchanges.dydx.book import uncrossed
 from adapters.exchanges.dydx.frames import Frame, Market, decode, levels
+from adapters.exchanges.dydx.listing import LISTING
 from adapters.text import decimal, micros, signed
 from feed.errors import BadPayload
 from feed.models import Derivative, Instrument, Side, Ticker, Trade
@@ -62,6 +63,7 @@ class Dydx(ChannelAdapter):
     ws_url = "wss://indexer.dydx.trade"
     rest_url = "https://indexer.dydx.trade"
     path = "/v4/ws"
+    listing = LISTING
     listing_paths = ("/v4/perpetualMarkets",)
     kinds = frozenset(chain.from_iterable(FEEDS.values()))
     feeds = FEEDS
@@ -87,14 +89,6 @@ class Dydx(ChannelAdapter):
         "v4_subaccounts": "of one account",
         "v4_parent_subaccounts": "of one account",
     }
-
-    @classmethod
-    def instruments(cls, bodies: Sequence[bytes]) -> list[Instrument]:
-        return listing.read(cls.name, bodies)
-
-    @classmethod
-    def instrument(cls, native: str) -> Instrument | None:
-        return listing.name(cls.name, native)
 
     @classmethod
     def offered(cls, instrument: Instrument) -> Mapping[str, Collection[str]]:

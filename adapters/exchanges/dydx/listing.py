@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import msgspec
 
+from adapters.base import Listing
 from adapters.naming import contract
 from feed.errors import BadPayload
 from feed.models import Instrument
@@ -70,3 +71,6 @@ def name(exchange: str, native: str) -> Instrument | None:
     """Name ``BTC-USD``; None for what is no market."""
     base = _base(native)
     return None if base is None else contract(exchange, native, base, _QUOTE)
+
+
+LISTING = Listing(read, name)

@@ -7,8 +7,6 @@ its way.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from adapters.base import Output
 from adapters.channels import find
 from adapters.exchanges.gateio.frames import (
@@ -28,9 +26,9 @@ from adapters.exchanges.gateio.frames import (
     told,
 )
 from adapters.exchanges.gateio.gate import Gate
-from adapters.exchanges.gateio.listing import name_futures, name_spot, read_futures, read_spot
+from adapters.exchanges.gateio.listing import FUTURES, SPOT
 from adapters.text import decimal, signed
-from feed.models import Derivative, Instrument, Side, Ticker, Trade
+from feed.models import Derivative, Side, Ticker, Trade
 
 
 class GateIo(Gate):
@@ -40,20 +38,13 @@ class GateIo(Gate):
     market = "spot"
     ws_url = "wss://api.gateio.ws"
     path = "/ws/v4/"
+    listing = SPOT
     listing_paths = ("/api/v4/spot/currency_pairs",)
     kinds = frozenset({"book", "depth", "quote", "trade", "ticker"})
     _book_path = "/api/v4/spot/order_book?currency_pair={}&limit=100&with_id=true"
     _updates = UPDATES
     _snapshots = SNAPSHOTS
     _update_payload = ("100ms",)
-
-    @classmethod
-    def instruments(cls, bodies: Sequence[bytes]) -> list[Instrument]:
-        return read_spot(cls.name, bodies)
-
-    @classmethod
-    def instrument(cls, native: str) -> Instrument | None:
-        return name_spot(cls.name, native)
 
     def _trades(self, message: Frame, recv: int) -> list[Output]:
         one = decode_spot_trade(message.result)
@@ -98,20 +89,13 @@ class GateIoFutures(Gate):
     #: the listing does not say which contracts can be divided.
     headers = {"X-Gate-Size-Decimal": "1"}
     path = "/v4/ws/usdt"
+    listing = FUTURES
     listing_paths = ("/api/v4/futures/usdt/contracts",)
     kinds = frozenset({"book", "depth", "quote", "trade", "ticker", "derivative"})
     _book_path = "/api/v4/futures/usdt/order_book?contract={}&limit=100&with_id=true"
     _updates = UPDATES_OF_OBJECTS
     _snapshots = SNAPSHOTS_OF_OBJECTS
     _update_payload = ("100ms", "100")
-
-    @classmethod
-    def instruments(cls, bodies: Sequence[bytes]) -> list[Instrument]:
-        return read_futures(cls.name, bodies)
-
-    @classmethod
-    def instrument(cls, native: str) -> Instrument | None:
-        return name_futures(cls.name, native)
 
     def _trades(self, message: Frame, recv: int) -> list[Output]:
         trades = []

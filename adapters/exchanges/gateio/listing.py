@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from adapters.base import Listing
 from adapters.exchanges.gateio.frames import Digits, text
 from adapters.naming import contract, spot
 from feed.errors import BadPayload
@@ -116,3 +117,7 @@ def name_futures(exchange: str, native: str) -> Instrument | None:
     return contract(
         exchange, native, pair[1], pair[2], size_unit="contract", contract_currency=pair[1]
     )
+
+
+SPOT = Listing(read_spot, name_spot)
+FUTURES = Listing(read_futures, name_futures)

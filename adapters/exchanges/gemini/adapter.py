@@ -29,7 +29,7 @@ from adapters.exchanges.gemini.frames import (
     decode_old_book,
     decode_old_trade,
 )
-from adapters.exchanges.gemini.listing import name_symbol, read_symbols
+from adapters.exchanges.gemini.listing import LISTING
 from adapters.text import decimal, levels
 from feed.errors import BadPayload
 from feed.models import Derivative, Instrument, Quote, Side, Ticker, Trade
@@ -73,6 +73,7 @@ class Gemini(ChannelAdapter):
     rest_url = "https://api.gemini.com"
     #: Each book begins whole.
     path = "/?snapshot=-1"
+    listing = LISTING
     listing_paths = ("/v1/symbols/details/all",)
     kinds = frozenset(chain.from_iterable(FEEDS.values()))
     feeds = FEEDS
@@ -99,14 +100,6 @@ class Gemini(ChannelAdapter):
         f"candles_{period}_updates": _CANDLES
         for period in ("1m", "5m", "15m", "30m", "1h", "6h", "1d")
     }
-
-    @classmethod
-    def instruments(cls, bodies: Sequence[bytes]) -> list[Instrument]:
-        return read_symbols(cls.name, bodies)
-
-    @classmethod
-    def instrument(cls, native: str) -> Instrument | None:
-        return name_symbol(cls.name, native)
 
     @classmethod
     def offered(cls, instrument: Instrument) -> Mapping[str, Collection[str]]:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import msgspec
 
+from adapters.base import Listing
 from adapters.naming import contract, pair_of, spot
 from adapters.text import decimal
 from feed.errors import BadPayload
@@ -70,3 +71,6 @@ def name_symbol(exchange: str, native: str) -> Instrument | None:
         return contract(exchange, native, *pair) if pair else None
     pair = pair_of(native, _QUOTES)
     return spot(exchange, native, *pair) if pair else None
+
+
+LISTING = Listing(read_symbols, name_symbol)

@@ -36,7 +36,7 @@ from adapters.exchanges.htx.frames import (
     number,
     optional,
 )
-from adapters.exchanges.htx.listing import name_spot, read_spot
+from adapters.exchanges.htx.listing import SPOT
 from adapters.exchanges.htx.swaps import HtxCoinSwap, HtxLinearSwap
 from adapters.text import MAX_MICROS
 from adapters.trade_ids import TradeIds, marks
@@ -63,6 +63,7 @@ class Htx(HtxChannels):
     name = "htx"
     ws_url = "wss://api.huobi.pro"
     rest_url = "https://api.huobi.pro"
+    listing = SPOT
     listing_paths = ("/v1/common/symbols",)
     proofs = {
         "trade": "trade ids are consecutive",
@@ -82,14 +83,6 @@ class Htx(HtxChannels):
         "depth": "its steps but the first join levels",
         "etp": "the net value of a fund is none of our kinds",
     }
-
-    @classmethod
-    def instruments(cls, bodies: Sequence[bytes]) -> list[Instrument]:
-        return read_spot(cls.name, bodies)
-
-    @classmethod
-    def instrument(cls, native: str) -> Instrument | None:
-        return name_spot(cls.name, native)
 
     @classmethod
     def offered(cls, instrument: Instrument) -> Mapping[str, Collection[str]]:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 
 import msgspec
 
+from adapters.base import Listing
 from adapters.naming import contract, delivery, pair_of, spot
 from adapters.text import decimal
 from feed.errors import BadPayload
@@ -177,3 +178,8 @@ def _contracts(exchange: str, bodies: Sequence[bytes]) -> Iterator[tuple[str, st
                 yield one.contract_code, size, step, state
         except (ValueError, RecursionError) as e:
             raise BadPayload(exchange, body, str(e)[:200]) from e
+
+
+SPOT = Listing(read_spot, name_spot)
+LINEAR = Listing(read_linear, name_linear)
+COIN_SWAPS = Listing(read_coin_swaps, name_coin_swap)

@@ -44,12 +44,7 @@ from adapters.exchanges.htx.frames import (
     plain,
     trade_id,
 )
-from adapters.exchanges.htx.listing import (
-    name_coin_swap,
-    name_linear,
-    read_coin_swaps,
-    read_linear,
-)
+from adapters.exchanges.htx.listing import COIN_SWAPS, LINEAR
 from feed.errors import BadPayload
 from feed.models import Derivative, Instrument, Liquidation, Quote, Side, Trade
 
@@ -321,15 +316,8 @@ class HtxLinearSwap(_HtxSwaps):
     name = "htx-linear-swap"
     path = "/linear-swap-ws"
     notices_path = "/linear-swap-notification"
+    listing = LINEAR
     listing_paths = ("/linear-swap-api/v1/swap_contract_info?business_type=all",)
-
-    @classmethod
-    def instruments(cls, bodies: Sequence[bytes]) -> list[Instrument]:
-        return read_linear(cls.name, bodies)
-
-    @classmethod
-    def instrument(cls, native: str) -> Instrument | None:
-        return name_linear(cls.name, native)
 
 
 class HtxCoinSwap(_HtxSwaps):
@@ -338,15 +326,8 @@ class HtxCoinSwap(_HtxSwaps):
     name = "htx-coin-swap"
     path = "/swap-ws"
     notices_path = "/swap-notification"
+    listing = COIN_SWAPS
     listing_paths = ("/swap-api/v1/swap_contract_info",)
-
-    @classmethod
-    def instruments(cls, bodies: Sequence[bytes]) -> list[Instrument]:
-        return read_coin_swaps(cls.name, bodies)
-
-    @classmethod
-    def instrument(cls, native: str) -> Instrument | None:
-        return name_coin_swap(cls.name, native)
 
 
 def _price(level: RawLevel | None) -> str | None:

@@ -18,7 +18,6 @@ import msgspec
 
 from adapters.base import Leave, Limits, Output, Plan, Refused, Send, Stream, upstream_gap
 from adapters.channels import RESUBSCRIBE_US, BookStream, ChannelAdapter, find, is_json
-from adapters.exchanges.hyperliquid import listing
 from adapters.exchanges.hyperliquid.frames import (
     AssetCtx,
     Bbo,
@@ -34,6 +33,7 @@ from adapters.exchanges.hyperliquid.frames import (
     decode_type,
     side_of,
 )
+from adapters.exchanges.hyperliquid.listing import LISTING
 from adapters.text import decimal, signed
 from feed.errors import BadPayload
 from feed.models import Derivative, Instrument, Quote, Side, Ticker, Trade
@@ -72,6 +72,7 @@ class Hyperliquid(ChannelAdapter):
     ws_url = "wss://api.hyperliquid.xyz"
     rest_url = "https://api.hyperliquid.xyz"
     path = "/ws"
+    listing = LISTING
     listing_paths = ('/info#{"type":"allPerpMetas"}', '/info#{"type":"spotMeta"}')
     kinds = frozenset(chain.from_iterable(FEEDS.values()))
     feeds = FEEDS
@@ -93,14 +94,6 @@ class Hyperliquid(ChannelAdapter):
         "notification": "private",
         "post": "answers a request that we don't make",
     }
-
-    @classmethod
-    def instruments(cls, bodies: Sequence[bytes]) -> list[Instrument]:
-        return listing.read(cls.name, bodies)
-
-    @classmethod
-    def instrument(cls, native: str) -> Instrument | None:
-        return listing.name(cls.name, native)
 
     @classmethod
     def offered(cls, instrument: Instrument) -> Mapping[str, Collection[str]]:

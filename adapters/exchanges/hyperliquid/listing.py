@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 import msgspec
 
+from adapters.base import Listing
 from adapters.naming import contract, spot
 from feed.errors import BadPayload
 from feed.models import Instrument
@@ -96,3 +97,6 @@ def name(exchange: str, native: str) -> Instrument | None:
     if slash:
         return spot(exchange, native, base.upper(), quote.upper()) if quote else None
     return contract(exchange, native, native.upper(), COLLATERAL)
+
+
+LISTING = Listing(read, name)

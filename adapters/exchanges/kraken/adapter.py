@@ -30,7 +30,7 @@ from adapters.exchanges.kraken.frames import (
     past_micros,
     price_or_none,
 )
-from adapters.exchanges.kraken.listing import name_spot, read_spot, rest_name
+from adapters.exchanges.kraken.listing import LISTING, rest_name
 from adapters.text import decimal, micros
 from adapters.trade_ids import TradeIds, marks
 from feed.errors import BadPayload
@@ -80,6 +80,7 @@ class Kraken(ChannelAdapter):
     ws_url = "wss://ws.kraken.com"
     rest_url = "https://api.kraken.com"
     path = "/v2"
+    listing = LISTING
     listing_paths = ("/0/public/AssetPairs",)
     kinds = frozenset(chain.from_iterable(FEEDS.values()))
     feeds = FEEDS
@@ -95,14 +96,6 @@ class Kraken(ChannelAdapter):
         "ohlc": "candles are made from the trades, so that they mean the same everywhere",
         "instrument": "the listing is taken over REST",
     }
-
-    @classmethod
-    def instruments(cls, bodies: Sequence[bytes]) -> list[Instrument]:
-        return read_spot(cls.name, bodies)
-
-    @classmethod
-    def instrument(cls, native: str) -> Instrument | None:
-        return name_spot(cls.name, native)
 
     @classmethod
     def offered(cls, instrument: Instrument) -> Mapping[str, Collection[str]]:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import msgspec
 
+from adapters.base import Listing
 from adapters.naming import spot
 from feed.errors import BadPayload
 from feed.models import Instrument
@@ -74,3 +75,6 @@ def rest_name(native: str) -> str:
     """Return what REST calls a pair: ``XBTUSD`` for ``BTC/USD``."""
     old = {new: name for name, new in _ASSETS.items()}
     return "".join(old.get(asset, asset) for asset in native.split("/"))
+
+
+LISTING = Listing(read_spot, name_spot)

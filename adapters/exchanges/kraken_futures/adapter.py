@@ -40,10 +40,10 @@ from adapters.exchanges.kraken_futures.frames import (
     rate_or_none,
     time_or_none,
 )
-from adapters.exchanges.kraken_futures.listing import name, read
+from adapters.exchanges.kraken_futures.listing import LISTING
 from adapters.trade_ids import TradeIds, marks
 from feed.errors import BadPayload
-from feed.models import Derivative, Instrument, Level, Ticker, Trade
+from feed.models import Derivative, Level, Ticker, Trade
 
 #: Snapshots are whole; clients see the best 1,000 a side.
 BOOK_LEVELS = 1_000
@@ -82,6 +82,7 @@ class KrakenFutures(ChannelAdapter):
     ws_url = "wss://futures.kraken.com"
     rest_url = "https://futures.kraken.com"
     path = "/ws/v1"
+    listing = LISTING
     listing_paths = ("/derivatives/api/v3/instruments",)
     kinds = frozenset(chain.from_iterable(FEEDS.values()))
     feeds = FEEDS
@@ -101,14 +102,6 @@ class KrakenFutures(ChannelAdapter):
         "book": "messages are numbered consecutively",
     }
     ignored = {"ticker_lite": "the ticker has all of it"}
-
-    @classmethod
-    def instruments(cls, bodies: Sequence[bytes]) -> list[Instrument]:
-        return read(cls.name, bodies)
-
-    @classmethod
-    def instrument(cls, native: str) -> Instrument | None:
-        return name(cls.name, native)
 
     def __init__(self, plan: Plan, kinds: Collection[str]) -> None:
         super().__init__(plan, kinds)

@@ -14,6 +14,7 @@ from typing import Literal
 
 import msgspec
 
+from adapters.base import Listing
 from adapters.exchanges.kraken_futures.frames import NONE, number_or_none
 from adapters.naming import contract
 from adapters.text import micros
@@ -131,3 +132,6 @@ def _expiry(date: str) -> int | None:
 def _last_sunday(year: int, month: int) -> datetime:
     last = datetime(year, month, 31, tzinfo=UTC)
     return last - timedelta(days=last.isoweekday() % 7)
+
+
+LISTING = Listing(read, name)

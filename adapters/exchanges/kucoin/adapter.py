@@ -37,7 +37,7 @@ from adapters.exchanges.kucoin.frames import (
     optional,
     rate,
 )
-from adapters.exchanges.kucoin.listing import name_futures, name_spot, read_futures, read_spot
+from adapters.exchanges.kucoin.listing import FUTURES, SPOT
 from adapters.text import decimal
 from feed.errors import BadPayload
 from feed.models import Derivative, Instrument, Ticker, Trade
@@ -262,6 +262,7 @@ class Kucoin(_Kucoin):
     name = "kucoin"
     ws_url = "wss://ws-api-spot.kucoin.com"
     rest_url = "https://api.kucoin.com"
+    listing = SPOT
     listing_paths = ("/api/v2/symbols",)
     kinds = frozenset({"trade", "quote", "book", "depth", "ticker"})
     feeds = {
@@ -285,14 +286,6 @@ class Kucoin(_Kucoin):
         "/margin/fundingBook": "lending is not a kind we carry",
         "/margin/position": "of an account",
     }
-
-    @classmethod
-    def instruments(cls, bodies: Sequence[bytes]) -> list[Instrument]:
-        return read_spot(cls.name, bodies[0])
-
-    @classmethod
-    def instrument(cls, native: str) -> Instrument | None:
-        return name_spot(cls.name, native)
 
     def _trade(self, native: str, topic: str, message: Frame, recv: int) -> list[Output]:
         match = decode_match(message.data)
@@ -338,6 +331,7 @@ class KucoinFutures(_Kucoin):
     name = "kucoin-futures"
     ws_url = "wss://ws-api-futures.kucoin.com"
     rest_url = "https://api-futures.kucoin.com"
+    listing = FUTURES
     listing_paths = ("/api/v1/contracts/active",)
     kinds = frozenset({"trade", "quote", "book", "depth", "ticker", "derivative"})
     feeds = {
@@ -363,14 +357,6 @@ class KucoinFutures(_Kucoin):
         "/contract/position": "of an account",
         "/contractAccount/wallet": "of an account",
     }
-
-    @classmethod
-    def instruments(cls, bodies: Sequence[bytes]) -> list[Instrument]:
-        return read_futures(cls.name, bodies[0])
-
-    @classmethod
-    def instrument(cls, native: str) -> Instrument | None:
-        return name_futures(cls.name, native)
 
     def __init__(self, plan: Plan, kinds: Collection[str]) -> None:
         #: Topic -> mark, index and funding rate, as far as they have come, and their latest time.

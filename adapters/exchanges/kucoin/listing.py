@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 import msgspec
 
+from adapters.base import Listing
 from adapters.exchanges.kucoin.frames import number, text
 from adapters.naming import contract, last_friday, spot
 from adapters.text import Millis
@@ -60,12 +62,13 @@ def _asset(code: str) -> str:
     return _ASSETS.get(code, code)
 
 
-def read_spot(exchange: str, body: bytes) -> list[Instrument]:
+def read_spot(exchange: str, bodies: Sequence[bytes]) -> list[Instrument]:
     """Read ``/api/v2/symbols``.
 
     Raises:
         BadPayload: Something else.
     """
+    (body,) = bodies
     try:
         listed = _decode_symbols(body).data
     except (ValueError, RecursionError) as e:
@@ -84,12 +87,13 @@ def read_spot(exchange: str, body: bytes) -> list[Instrument]:
     ]
 
 
-def read_futures(exchange: str, body: bytes) -> list[Instrument]:
+def read_futures(exchange: str, bodies: Sequence[bytes]) -> list[Instrument]:
     """Read ``/api/v1/contracts/active``.
 
     Raises:
         BadPayload: Something else.
     """
+    (body,) = bodies
     try:
         return [_named(exchange, one) for one in _decode_contracts(body).data]
     except (ValueError, RecursionError) as e:
@@ -147,3 +151,7 @@ def name_futures(exchange: str, native: str) -> Instrument | None:
         size_unit="contract",
         contract_currency=quote if is_inverse else base,
     )
+
+
+SPOT = Listing(read_spot, name_spot)
+FUTURES = Listing(read_futures, name_futures)

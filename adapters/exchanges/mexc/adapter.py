@@ -33,7 +33,7 @@ from adapters.exchanges.mexc.frames import (
     read_of,
     stream_of,
 )
-from adapters.exchanges.mexc.listing import name_spot, read_listing
+from adapters.exchanges.mexc.listing import LISTING
 from adapters.trade_ids import RecentIds
 from feed.errors import BadPayload
 from feed.models import Instrument, Quote, Ticker, Trade
@@ -73,6 +73,7 @@ class Mexc(ChannelAdapter):
     ws_url = "wss://wbs-api.mexc.com"
     rest_url = "https://api.mexc.com"
     path = "/ws"
+    listing = LISTING
     listing_paths = ("/api/v3/exchangeInfo",)
     kinds = frozenset(chain.from_iterable(LIVE.values()))
     window = WINDOW
@@ -97,14 +98,6 @@ class Mexc(ChannelAdapter):
         "bookTicker.batch": "best quotes, late",
         "miniTickers": "of all symbols at once, while ours come on their own channels",
     }
-
-    @classmethod
-    def instruments(cls, bodies: Sequence[bytes]) -> list[Instrument]:
-        return read_listing(cls.name, bodies)
-
-    @classmethod
-    def instrument(cls, native: str) -> Instrument | None:
-        return name_spot(cls.name, native)
 
     @classmethod
     def offered(cls, instrument: Instrument) -> Mapping[str, Collection[str]]:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import msgspec
 
+from adapters.base import Listing
 from adapters.naming import pair_of, spot
 from feed.errors import BadPayload
 from feed.models import Instrument
@@ -64,3 +65,6 @@ def name_spot(exchange: str, native: str) -> Instrument | None:
     """Name ``BTCUSDT`` by the quote assets we know; None for others."""
     pair = pair_of(native)
     return spot(exchange, native, *pair) if pair else None
+
+
+LISTING = Listing(read_listing, name_spot)

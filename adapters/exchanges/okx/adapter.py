@@ -31,7 +31,7 @@ from adapters.channels import ChannelAdapter, find, is_json
 from adapters.exchanges.okx import frames
 from adapters.exchanges.okx.derived import Derived
 from adapters.exchanges.okx.frames import Arg
-from adapters.exchanges.okx.listing import TYPES, index, name, read
+from adapters.exchanges.okx.listing import LISTING, TYPES, index
 from adapters.exchanges.okx.requests import Requests
 from adapters.text import decimal
 from adapters.trade_ids import TradeIds, marks
@@ -96,6 +96,7 @@ class Okx(ChannelAdapter):
     ws_url = "wss://ws.okx.com:8443"
     rest_url = "https://www.okx.com"
     path = "/ws/v5/public"
+    listing = LISTING
     listing_paths = tuple(
         f"/api/v5/public/instruments?instType={type_}"
         for type_ in (
@@ -142,14 +143,6 @@ class Okx(ChannelAdapter):
         "status": "says the engine's state; the streams themselves show it",
         "instruments": "the listing is taken over REST",
     }
-
-    @classmethod
-    def instruments(cls, bodies: Sequence[bytes]) -> list[Instrument]:
-        return read(cls.name, bodies)
-
-    @classmethod
-    def instrument(cls, native: str) -> Instrument | None:
-        return name(cls.name, native)
 
     @classmethod
     def offered(cls, instrument: Instrument) -> Mapping[str, Collection[str]]:

@@ -14,6 +14,7 @@ from typing import Literal, cast
 import msgspec
 from msgspec.structs import replace
 
+from adapters.base import Listing
 from adapters.exchanges.okx.frames import from_millis
 from adapters.naming import contract, delivery, option, spot
 from feed.errors import BadPayload
@@ -124,3 +125,6 @@ def name(exchange: str, native: str) -> Instrument | None:
 def index(native: str) -> str:
     """Return the index that a contract follows: ``BTC-USD`` of ``BTC-USD_UM-SWAP``."""
     return "-".join(native.split("-")[:2]).partition("_")[0]
+
+
+LISTING = Listing(read, name)

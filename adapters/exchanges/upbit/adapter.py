@@ -30,11 +30,11 @@ from adapters.exchanges.upbit.frames import (
     decode_other,
     number,
 )
-from adapters.exchanges.upbit.listing import name_spot, read_spot
+from adapters.exchanges.upbit.listing import LISTING
 from adapters.whole_book import WholeBook, levels
 from feed import models
 from feed.errors import BadPayload
-from feed.models import Instrument, Side
+from feed.models import Side
 
 #: Levels a side of a book at most.
 LEVELS = 30
@@ -59,6 +59,7 @@ class Upbit(ChannelAdapter):
     ws_url = "wss://api.upbit.com"
     rest_url = "https://api.upbit.com"
     path = "/websocket/v1"
+    listing = LISTING
     listing_paths = ("/v1/market/all",)
     kinds = frozenset(chain.from_iterable(FEEDS.values()))
     feeds = FEEDS
@@ -76,14 +77,6 @@ class Upbit(ChannelAdapter):
     ignored = {
         "candle": "candles are made from the trades, so that they mean the same everywhere",
     }
-
-    @classmethod
-    def instruments(cls, bodies: Sequence[bytes]) -> list[Instrument]:
-        return read_spot(cls.name, bodies)
-
-    @classmethod
-    def instrument(cls, native: str) -> Instrument | None:
-        return name_spot(cls.name, native)
 
     def __init__(self, plan: Plan, kinds: Collection[str]) -> None:
         super().__init__(plan, kinds)

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import msgspec
 
+from adapters.base import Listing
 from adapters.naming import spot
 from feed.errors import BadPayload
 from feed.models import Instrument
@@ -41,3 +42,6 @@ def name_spot(exchange: str, native: str) -> Instrument | None:
     """Name ``KRW-BTC``; None for what is no pair."""
     quote, _, base = native.partition("-")
     return spot(exchange, native, base, quote) if base and quote and "-" not in base else None
+
+
+LISTING = Listing(read_spot, name_spot)
