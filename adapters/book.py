@@ -314,6 +314,7 @@ class BookFeed:
         truncate: As for ``Book``.
 
     Attributes:
+        native: As given.
         book: The book itself.
         is_live: Whether it can be trusted: there was a snapshot and nothing broke since.
         due: Before this exchange time no further depth event goes out.
@@ -331,7 +332,7 @@ class BookFeed:
         self.book = Book(window, truncate)
         self.is_live = False
         self.due = 0
-        self._native = native
+        self.native = native
         self._kinds = tuple(kind for kind in ("book", "depth", "quote") if kind in topics)
         self._book_topic = topics.get("book")
         self._depth_topic = topics.get("depth")
@@ -390,7 +391,7 @@ class BookFeed:
             out += self._quote(ts, recv)
         if self._was_broken:
             self._was_broken = False
-            out.append(Health(self._native, self._kinds, "live", None))
+            out.append(Health(self.native, self._kinds, "live", None))
         return out
 
     def whole(self, ts: int | None, recv: int) -> list[Output]:
@@ -468,7 +469,7 @@ class BookFeed:
         self._stop_waiting()
         self.is_live = False
         self._was_broken = True
-        out: list[Output] = [Health(self._native, self._kinds, "invalid", reason)]
+        out: list[Output] = [Health(self.native, self._kinds, "invalid", reason)]
         if self._book_topic is not None:
             out.append(upstream_gap(self._book_topic, recv, "upstream_sequence", lost))
         return out

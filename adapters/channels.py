@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from sys import maxsize
-from typing import ClassVar, TypeGuard, TypeVar
+from typing import ClassVar, Protocol, TypeGuard, TypeVar
 
 import msgspec
 
-from adapters.base import Adapter, Output, Plan, Stream, upstream_gap
+from adapters.base import Adapter, Mark, Output, Plan, Stream, upstream_gap
 from adapters.book import BookFeed, DepthPacer
-from adapters.trade_ids import RecentIds
+from adapters.trade_ids import RecentIds, TradeIds, marks
 from feed.models import Instrument, Level
 
 #: A stream whose snapshot is bad or does not come is subscribed again, but not sooner, µs.
@@ -19,6 +19,10 @@ RESUBSCRIBE_US = 5_000_000
 
 _T = TypeVar("_T")
 _decode_any = msgspec.json.Decoder().decode
+
+
+class _HasFeed(Protocol):
+    feed: BookFeed
 
 
 class ChannelAdapter(Adapter):
@@ -35,6 +39,8 @@ class ChannelAdapter(Adapter):
     chars_per_connection: ClassVar[int] = maxsize
     feeds: ClassVar[Mapping[str, Collection[str]]]
     window: ClassVar[int]
+    #: The connection's books, under the names that their messages have.
+    _books: Mapping[str, _HasFeed]
 
     @classmethod
     def offered(cls, instrument: Instrument) -> Mapping[str, Collection[str]]:
@@ -110,6 +116,21 @@ class ChannelAdapter(Adapter):
         #: Topics whose last entry is a gap that says that something may be missing.
         self._doubted: set[str] = set()
 
+    def whole(self, native: str, ts: int | None, recv: int) -> Sequence[Output]:
+        return [
+            output
+            for book in self._books.values()
+            if book.feed.native == native
+            for output in book.feed.whole(ts, recv)
+        ]
+
+    def _fed(self, stream: Stream) -> dict[str, str]:
+        """Return kind -> topic of what the stream feeds and is wanted."""
+        own = [one.channel for one in self.plan_.streams if one.native == stream.native]
+        fed = self.feeding(own)
+        topics = self._topics[stream.native]
+        return {kind: topic for kind, topic in topics.items() if fed[kind] == stream.channel}
+
     def _is_news(self, topic: str | None, values: tuple[str | int | None, ...]) -> TypeGuard[str]:
         """Whether the topic is wanted and its values are not those last emitted."""
         if topic is None or self._shown.get(topic) == values:
@@ -123,6 +144,25 @@ class ChannelAdapter(Adapter):
             return []
         self._doubted.add(topic)
         return [upstream_gap(topic, recv, "upstream_sequence", None)]
+
+
+class NumberedTrades(ChannelAdapter):
+    """One whose trades are numbered consecutively, instrument by instrument."""
+
+    def __init__(self, plan: Plan, kinds: Collection[str]) -> None:
+        super().__init__(plan, kinds)
+        self._ids = {
+            native: TradeIds(topics["trade"], native)
+            for native, topics in self._topics.items()
+            if "trade" in topics
+        }
+
+    def marks(self) -> dict[str, Mark]:
+        return marks(self._ids)
+
+    def resume(self, native: str, mark: Mark) -> None:
+        if native in self._ids:
+            self._ids[native].resume(mark)
 
 
 class BookStream:

@@ -143,7 +143,7 @@ class Bitfinex(ChannelAdapter):
 
     def __init__(self, plan: Plan, kinds: Collection[str]) -> None:
         super().__init__(plan, kinds)
-        self._books = {
+        self._books: dict[str, BookStream] = {
             one.native: BookStream(
                 one, self._topics[one.native], self.book_levels(one.channel), self._pacer
             )
@@ -182,10 +182,6 @@ class Bitfinex(ChannelAdapter):
                 out.append(upstream_gap(topic, recv, "upstream_sequence", None))
             out += self._afresh(stream)
         return out
-
-    def whole(self, native: str, ts: int | None, recv: int) -> Sequence[Output]:
-        book = self._books.get(native)
-        return () if book is None else book.feed.whole(ts, recv)
 
     def _afresh(self, stream: Stream) -> list[Output]:
         numbers = [number for number, one in self._channels.items() if one == stream]

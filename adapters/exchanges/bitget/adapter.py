@@ -100,7 +100,7 @@ class _Bitget(ChannelAdapter):
         self._args = {
             one: Arg(self._types[one.native], one.channel, one.native) for one in plan.streams
         }
-        self._books = {
+        self._books: dict[str, ChainedBook] = {
             one.native: self._book(one) for one in plan.streams if one.channel == "books"
         }
         self._quotes = {
@@ -116,13 +116,7 @@ class _Bitget(ChannelAdapter):
         }
 
     def _book(self, stream: Stream) -> ChainedBook:
-        own = [one.channel for one in self.plan_.streams if one.native == stream.native]
-        fed = self.feeding(own)
-        topics = {
-            kind: topic
-            for kind, topic in self._topics[stream.native].items()
-            if fed[kind] == stream.channel
-        }
+        topics = self._fed(stream)
         return ChainedBook(stream, topics, BOOK_LEVELS, self._pacer)
 
     def opened(self) -> Sequence[Send]:
@@ -166,10 +160,6 @@ class _Bitget(ChannelAdapter):
         # Nothing numbers trades: what comes meanwhile is lost unseen.
         traded = (one.native for one in streams if one.channel == "trade")
         return [*self._doubt_all(traded, recv), *self._afresh([self._args[one] for one in streams])]
-
-    def whole(self, native: str, ts: int | None, recv: int) -> Sequence[Output]:
-        book = self._books.get(native)
-        return () if book is None else book.feed.whole(ts, recv)
 
     def _afresh(self, args: Sequence[Arg]) -> Sequence[Output]:
         return [_request(op, args) for op in ("unsubscribe", "subscribe")]

@@ -69,7 +69,7 @@ class Bithumb(ChannelAdapter):
 
     def __init__(self, plan: Plan, kinds: Collection[str]) -> None:
         super().__init__(plan, kinds)
-        self._books = {
+        self._books: dict[str, WholeBook] = {
             one.native: WholeBook(
                 BookFeed(one.native, self._of_book(one.native), LEVELS, self._pacer)
             )
@@ -129,10 +129,6 @@ class Bithumb(ChannelAdapter):
             if stream.channel == "trade" and topic is not None:
                 out.append(upstream_gap(topic, recv, "upstream_sequence", None))
         return [*out, self._request()]
-
-    def whole(self, native: str, ts: int | None, recv: int) -> Sequence[Output]:
-        book = self._books.get(native)
-        return () if book is None else book.feed.whole(ts, recv)
 
     def _request(self) -> Send:
         """Ask for all of this connection."""

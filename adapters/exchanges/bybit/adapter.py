@@ -127,13 +127,7 @@ class _Bybit(ChannelAdapter):
         self._request_count = 0
 
     def _book(self, stream: Stream) -> BookStream:
-        own = [one.channel for one in self.plan_.streams if one.native == stream.native]
-        fed = self.feeding(own)
-        topics = {
-            kind: topic
-            for kind, topic in self._topics[stream.native].items()
-            if fed[kind] == stream.channel
-        }
+        topics = self._fed(stream)
         depth = self.book_levels(stream.channel)
         return BookStream(stream, topics, depth, self._pacer, truncate=True)
 
@@ -198,13 +192,6 @@ class _Bybit(ChannelAdapter):
                 out.append(upstream_gap(topic, recv, "upstream_sequence", None))
             out += self._afresh(stream)
         return out
-
-    def whole(self, native: str, ts: int | None, recv: int) -> Sequence[Output]:
-        found: list[Output] = []
-        for book in self._books.values():
-            if book.stream.native == native:
-                found += book.feed.whole(ts, recv)
-        return found
 
     def _unnumbered(self, stream: Stream) -> str | None:
         """Return the wanted topic of facts without a number that the stream feeds."""

@@ -29,7 +29,7 @@ from adapters.base import (
     Send,
     Stream,
 )
-from adapters.channels import BookStream, ChannelAdapter, find, is_json
+from adapters.channels import BookStream, NumberedTrades, find, is_json
 from adapters.exchanges.coinbase.frames import (
     Error,
     Heartbeat,
@@ -44,7 +44,6 @@ from adapters.exchanges.coinbase.frames import (
 )
 from adapters.exchanges.coinbase.listing import LISTING
 from adapters.text import decimal, levels, micros
-from adapters.trade_ids import TradeIds, marks
 from feed.errors import BadPayload
 from feed.models import Instrument, Side, Ticker, Trade
 
@@ -80,7 +79,7 @@ def _optional(text: str | None) -> str | None:
     return decimal(text) if text else None
 
 
-class Coinbase(ChannelAdapter):
+class Coinbase(NumberedTrades):
     """Coinbase Exchange, the public feed."""
 
     name = "coinbase"
@@ -114,15 +113,10 @@ class Coinbase(ChannelAdapter):
     def __init__(self, plan: Plan, kinds: Collection[str]) -> None:
         super().__init__(plan, kinds)
         self._asked = plan.streams
-        self._books = {
+        self._books: dict[str, BookStream] = {
             one.native: BookStream(one, self._topics[one.native], BOOK_LEVELS, self._pacer)
             for one in plan.streams
             if one.channel in ("level2_batch", "level2")
-        }
-        self._ids = {
-            native: TradeIds(topics["trade"], native)
-            for native, topics in self._topics.items()
-            if "trade" in topics
         }
         #: The last trade that a product's last heartbeat named.
         self._beats: dict[str, int] = {}
@@ -169,17 +163,6 @@ class Coinbase(ChannelAdapter):
 
     def resync(self, streams: Sequence[Stream], recv: int) -> Sequence[Output]:
         return [_request(type_, streams) for type_ in ("unsubscribe", "subscribe")]
-
-    def whole(self, native: str, ts: int | None, recv: int) -> Sequence[Output]:
-        book = self._books.get(native)
-        return () if book is None else book.feed.whole(ts, recv)
-
-    def marks(self) -> dict[str, Mark]:
-        return marks(self._ids)
-
-    def resume(self, native: str, mark: Mark) -> None:
-        if native in self._ids:
-            self._ids[native].resume(mark)
 
     def backfill(self, native: str, after: Mark) -> Fetch | None:
         # Pages go back from ``after``, newest first; ids are dense, so the page that ends with

@@ -18,8 +18,8 @@ from itertools import chain
 
 import msgspec
 
-from adapters.base import Leave, Limits, Mark, Output, Plan, Refused, Send, Stream
-from adapters.channels import RESUBSCRIBE_US, BookStream, ChannelAdapter, find
+from adapters.base import Leave, Limits, Output, Plan, Refused, Send, Stream
+from adapters.channels import RESUBSCRIBE_US, BookStream, NumberedTrades, find
 from adapters.exchanges.coinbase_advanced.frames import (
     Heartbeats,
     Level2,
@@ -34,7 +34,6 @@ from adapters.exchanges.coinbase_advanced.frames import (
 )
 from adapters.exchanges.coinbase_advanced.listing import LISTING
 from adapters.text import decimal, levels, micros
-from adapters.trade_ids import TradeIds, marks
 from feed.errors import BadPayload
 from feed.models import Level, Side, Ticker, Trade
 
@@ -73,7 +72,7 @@ def _note(streams: list[Stream], stream: Stream) -> Sequence[Output]:
     return ()
 
 
-class CoinbaseAdvanced(ChannelAdapter):
+class CoinbaseAdvanced(NumberedTrades):
     """Coinbase Advanced Trade, spot."""
 
     name = "coinbase-advanced"
@@ -107,15 +106,10 @@ class CoinbaseAdvanced(ChannelAdapter):
     def __init__(self, plan: Plan, kinds: Collection[str]) -> None:
         super().__init__(plan, kinds)
         self._asked = plan.streams
-        self._books = {
+        self._books: dict[str, BookStream] = {
             one.native: BookStream(one, self._topics[one.native], BOOK_LEVELS, self._pacer)
             for one in plan.streams
             if one.channel == "level2"
-        }
-        self._ids = {
-            native: TradeIds(topics["trade"], native)
-            for native, topics in self._topics.items()
-            if "trade" in topics
         }
         self._last: int | None = None
         #: Streams that are no books are not asked for again before.
@@ -151,17 +145,6 @@ class CoinbaseAdvanced(ChannelAdapter):
 
     def resync(self, streams: Sequence[Stream], recv: int) -> Sequence[Output]:
         return [*_requests("unsubscribe", streams), *_requests("subscribe", streams)]
-
-    def whole(self, native: str, ts: int | None, recv: int) -> Sequence[Output]:
-        book = self._books.get(native)
-        return () if book is None else book.feed.whole(ts, recv)
-
-    def marks(self) -> dict[str, Mark]:
-        return marks(self._ids)
-
-    def resume(self, native: str, mark: Mark) -> None:
-        if native in self._ids:
-            self._ids[native].resume(mark)
 
     def _arrived(self, number: int, ts: int, recv: int) -> list[Output] | None:
         """Return what follows from a message's number and time; None for one that came before."""

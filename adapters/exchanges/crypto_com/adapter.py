@@ -137,7 +137,7 @@ class CryptoCom(ChannelAdapter):
         self._carried: dict[str, list[Stream]] = {}
         for stream in plan.streams:
             self._carried.setdefault(_channel(stream), []).append(stream)
-        self._books = {
+        self._books: dict[str, BookStream] = {
             _channel(one): self._book(one) for one in plan.streams if one.channel.startswith("book")
         }
         #: The exchange's channel of a book -> the last update in it; None where there are none.
@@ -151,13 +151,7 @@ class CryptoCom(ChannelAdapter):
         self._request_count = 0
 
     def _book(self, stream: Stream) -> BookStream:
-        own = [one.channel for one in self.plan_.streams if one.native == stream.native]
-        fed = self.feeding(own)
-        topics = {
-            kind: topic
-            for kind, topic in self._topics[stream.native].items()
-            if fed[kind] == stream.channel
-        }
+        topics = self._fed(stream)
         window = self.book_levels(stream.channel)
         return BookStream(stream, topics, window, self._pacer, truncate=True)
 
@@ -200,13 +194,6 @@ class CryptoCom(ChannelAdapter):
     def resync(self, streams: Sequence[Stream], recv: int) -> Sequence[Output]:
         channels = list(dict.fromkeys(map(_channel, streams)))
         return [self._request("unsubscribe", tuple(channels)), *self._subscribe(channels)]
-
-    def whole(self, native: str, ts: int | None, recv: int) -> Sequence[Output]:
-        found: list[Output] = []
-        for book in self._books.values():
-            if book.stream.native == native:
-                found += book.feed.whole(ts, recv)
-        return found
 
     def _subscribe(self, channels: Sequence[str]) -> list[Send]:
         books = [one for one in channels if one.startswith("book.")]

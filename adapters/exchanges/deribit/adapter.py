@@ -16,7 +16,7 @@ from itertools import chain
 import msgspec
 
 from adapters.base import Fetch, Leave, Limits, Mark, Output, Page, Plan, Refused, Send, Stream
-from adapters.channels import RESUBSCRIBE_US, BookStream, ChannelAdapter, find, is_json
+from adapters.channels import RESUBSCRIBE_US, BookStream, NumberedTrades, find, is_json
 from adapters.exchanges.deribit.frames import (
     Frame,
     decode,
@@ -33,7 +33,6 @@ from adapters.exchanges.deribit.frames import (
     rate_or_none,
 )
 from adapters.exchanges.deribit.listing import LISTING
-from adapters.trade_ids import TradeIds, marks
 from feed.errors import BadPayload
 from feed.models import Derivative, Instrument, Quote, Ticker, Trade
 
@@ -82,7 +81,7 @@ def _request(method: str, params: dict[str, object], id_: int) -> Send:
     return Send(_encode(request).decode())
 
 
-class Deribit(ChannelAdapter):
+class Deribit(NumberedTrades):
     """Deribit's spot pairs, perpetuals, futures and options."""
 
     name = "deribit"
@@ -150,28 +149,17 @@ class Deribit(ChannelAdapter):
     def __init__(self, plan: Plan, kinds: Collection[str]) -> None:
         super().__init__(plan, kinds)
         #: Deribit's channel -> its book, and the id of the last change.
-        self._books = {
+        self._books: dict[str, BookStream] = {
             _channel(one): self._book(one) for one in plan.streams if _name(one.channel) == "book"
         }
         self._changes: dict[str, int] = {}
-        self._ids = {
-            native: TradeIds(topics["trade"], native)
-            for native, topics in self._topics.items()
-            if "trade" in topics
-        }
         #: Deribit's channel -> before this time an unreadable state is not asked for again.
         self._asked: dict[str, int] = {}
         self._requests: dict[int, tuple[Stream, ...]] = {}
         self._request_count = OTHER
 
     def _book(self, stream: Stream) -> BookStream:
-        own = [one.channel for one in self.plan_.streams if one.native == stream.native]
-        fed = self.feeding(own)
-        topics = {
-            kind: topic
-            for kind, topic in self._topics[stream.native].items()
-            if fed[kind] == stream.channel
-        }
+        topics = self._fed(stream)
         return BookStream(stream, topics, BOOK_LEVELS, self._pacer)
 
     def opened(self) -> Sequence[Send]:
@@ -230,20 +218,6 @@ class Deribit(ChannelAdapter):
             _request("unsubscribe", {"channels": channels}, OTHER),
             self._subscribe(tuple(streams)),
         ]
-
-    def whole(self, native: str, ts: int | None, recv: int) -> Sequence[Output]:
-        found: list[Output] = []
-        for book in self._books.values():
-            if book.stream.native == native:
-                found += book.feed.whole(ts, recv)
-        return found
-
-    def marks(self) -> dict[str, Mark]:
-        return marks(self._ids)
-
-    def resume(self, native: str, mark: Mark) -> None:
-        if native in self._ids:
-            self._ids[native].resume(mark)
 
     def backfill(self, native: str, after: Mark) -> Fetch | None:
         path = (

@@ -114,7 +114,7 @@ class Dydx(ChannelAdapter):
         # Trades alone carry a time. A clock that stands between them would hold books back, so
         # none runs, and ``depth`` follows every change of the best levels.
         pacer = DepthPacer()
-        self._books = {
+        self._books: dict[str, BookStream] = {
             one.native: BookStream(one, self._topics[one.native], BOOK_LEVELS, pacer)
             for one in plan.streams
             if one.channel == "v4_orderbook"
@@ -167,10 +167,6 @@ class Dydx(ChannelAdapter):
             self._owed += len(requests)
             out += requests
         return out
-
-    def whole(self, native: str, ts: int | None, recv: int) -> Sequence[Output]:
-        book = self._books.get(native)
-        return () if book is None else book.feed.whole(ts, recv)
 
     def _counted(self, message: Frame, recv: int) -> list[Output] | None:
         """Take note of a message's number; return what is lost before it, None for a repeat."""

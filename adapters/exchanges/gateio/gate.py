@@ -121,13 +121,7 @@ class Gate(ChannelAdapter):
         self._request_count = 0
 
     def _book(self, stream: Stream) -> GateBook:
-        own = [one.channel for one in self.plan_.streams if one.native == stream.native]
-        fed = self.feeding(own)
-        topics = {
-            kind: topic
-            for kind, topic in self._topics[stream.native].items()
-            if fed[kind] == stream.channel
-        }
+        topics = self._fed(stream)
         levels = self.book_levels(stream.channel)
         book = BookStream(stream, topics, levels, self._pacer, truncate=True)
         fetch = None
@@ -217,13 +211,6 @@ class Gate(ChannelAdapter):
             if book is not None and book.stream == stream:
                 out += book.restart(recv)
         return out
-
-    def whole(self, native: str, ts: int | None, recv: int) -> Sequence[Output]:
-        found: list[Output] = []
-        for book in self._books.values():
-            if book.stream.native == native:
-                found += book.feed.whole(ts, recv)
-        return found
 
     def _trade_topic(self, stream: Stream) -> str | None:
         """Return the topic of trades that the stream feeds, if it is wanted."""

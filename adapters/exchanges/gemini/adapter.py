@@ -108,7 +108,7 @@ class Gemini(ChannelAdapter):
 
     def __init__(self, plan: Plan, kinds: Collection[str]) -> None:
         super().__init__(plan, kinds)
-        self._books = {
+        self._books: dict[str, BookStream] = {
             one.native: self._book(one) for one in plan.streams if "book" in FEEDS[one.channel]
         }
         #: Instrument -> the number its book has come to; not in it: the next message is all of it.
@@ -205,10 +205,6 @@ class Gemini(ChannelAdapter):
                 # Nothing numbers them: what comes meanwhile is lost unseen.
                 out.append(upstream_gap(topic, recv, "upstream_sequence", None))
         return [*out, *self._afresh(streams)]
-
-    def whole(self, native: str, ts: int | None, recv: int) -> Sequence[Output]:
-        book = self._books.get(native)
-        return () if book is None else book.feed.whole(ts, recv)
 
     def _request(self, method: str, streams: Sequence[Stream]) -> Send:
         self._request_count += 1

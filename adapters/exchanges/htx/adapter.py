@@ -13,7 +13,7 @@ from functools import partial
 
 from adapters.base import Fetch, Mark, Output, Page, Plan, Send, Stream
 from adapters.book import Book, BookFeed
-from adapters.channels import find
+from adapters.channels import NumberedTrades, find
 from adapters.exchanges.htx.book import Answer, Change, MbpBook
 from adapters.exchanges.htx.common import (
     WHOLE_CHANNEL,
@@ -39,7 +39,6 @@ from adapters.exchanges.htx.frames import (
 from adapters.exchanges.htx.listing import SPOT
 from adapters.exchanges.htx.swaps import HtxCoinSwap, HtxLinearSwap
 from adapters.text import MAX_MICROS
-from adapters.trade_ids import TradeIds, marks
 from feed.errors import BadPayload
 from feed.models import Instrument, Quote, Trade
 
@@ -57,7 +56,7 @@ def _is_mbp(channel: str) -> bool:
     return channel.startswith("mbp.") and channel[4:].isdecimal()
 
 
-class Htx(HtxChannels):
+class Htx(HtxChannels, NumberedTrades):
     """HTX spot."""
 
     name = "htx"
@@ -115,13 +114,8 @@ class Htx(HtxChannels):
 
     def __init__(self, plan: Plan, kinds: Collection[str]) -> None:
         super().__init__(plan, kinds)
-        self._books = {
+        self._books: dict[str, MbpBook] = {
             topic_of(one): self._book(one) for one in plan.streams if _is_mbp(one.channel)
-        }
-        self._ids = {
-            native: TradeIds(topics["trade"], native)
-            for native, topics in self._topics.items()
-            if "trade" in topics
         }
 
     def _book(self, stream: Stream) -> MbpBook:
@@ -139,13 +133,6 @@ class Htx(HtxChannels):
     def resync(self, streams: Sequence[Stream], recv: int) -> Sequence[Output]:
         books = [one for one in streams if topic_of(one) in self._books]
         return [*super().resync(streams, recv), *(self._request("req", one) for one in books)]
-
-    def marks(self) -> dict[str, Mark]:
-        return marks(self._ids)
-
-    def resume(self, native: str, mark: Mark) -> None:
-        if native in self._ids:
-            self._ids[native].resume(mark)
 
     def backfill(self, native: str, after: Mark) -> Fetch | None:
         # The last trades there are; they cannot be asked for from an id.
@@ -194,9 +181,6 @@ class Htx(HtxChannels):
             case channel if _is_mbp(channel):
                 return self._update(message, self._books[message.ch], recv)
         return None
-
-    def _feeds(self) -> dict[str, BookFeed]:
-        return super()._feeds() | {topic: book.feed for topic, book in self._books.items()}
 
     def _trades(self, message: Frame, native: str, recv: int) -> list[Output]:
         given = sorted(decode_trades(message.tick).data, key=lambda one: one.tradeId)

@@ -15,7 +15,6 @@ from typing import ClassVar, TypeAlias
 import msgspec
 
 from adapters.base import Limits, Output, Plan, Refused, Send, Stream
-from adapters.book import BookFeed
 from adapters.channels import BookStream, ChannelAdapter, find, pack
 from adapters.exchanges.htx.frames import Frame, decode, decode_depth, levels
 from adapters.text import MAX_MICROS
@@ -98,12 +97,6 @@ class HtxChannels(ChannelAdapter):
         #: Our topic -> the last quote's number; the values last emitted.
         self._quoted: dict[str, int] = {}
 
-    def _fed(self, stream: Stream) -> dict[str, str]:
-        own = [one.channel for one in self.plan_.streams if one.native == stream.native]
-        fed = self.feeding(own)
-        topics = self._topics[stream.native]
-        return {kind: topic for kind, topic in topics.items() if fed[kind] == stream.channel}
-
     def opened(self) -> Sequence[Send]:
         return [self._request("sub", one) for one in self.plan_.streams]
 
@@ -124,21 +117,15 @@ class HtxChannels(ChannelAdapter):
         return [self._request(op, one) for one in streams for op in ("unsub", "sub")]
 
     def whole(self, native: str, ts: int | None, recv: int) -> Sequence[Output]:
-        found: list[Output] = []
-        for topic, feed in self._feeds().items():
-            if self._carried[topic][0].native == native:
-                found += feed.whole(ts, recv)
-        return found
+        own = [one.feed for one in self._wholes.values() if one.feed.native == native]
+        wholes = [output for feed in own for output in feed.whole(ts, recv)]
+        return [*wholes, *super().whole(native, ts, recv)]
 
     @abstractmethod
     def _told(
         self, message: Frame, stream: Stream, topics: Mapping[str, str], recv: int
     ) -> Sequence[Output] | None:
         """Take a message of a stream that feeds these topics; None where it is passed over."""
-
-    def _feeds(self) -> dict[str, BookFeed]:
-        """Return the books by HTX's topic."""
-        return {topic: book.feed for topic, book in self._wholes.items()}
 
     def _request(self, op: str, stream: Stream) -> Send:
         """Return a request whose id says what it asked for: an error tells nothing but that."""

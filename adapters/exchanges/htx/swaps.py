@@ -17,7 +17,6 @@ from typing import ClassVar
 import msgspec
 
 from adapters.base import Output, Plan, Refused, Send, Stream, upstream_gap
-from adapters.book import BookFeed
 from adapters.channels import BookStream, find, is_json
 from adapters.exchanges.htx.common import (
     WHOLE_CHANNEL,
@@ -127,7 +126,7 @@ class _HtxSwaps(HtxChannels):
 
     def __init__(self, plan: Plan, kinds: Collection[str]) -> None:
         super().__init__(plan, kinds)
-        self._books = {
+        self._books: dict[str, BookStream] = {
             topic_of(one): BookStream(
                 one, self._fed(one), self.book_levels(one.channel), self._pacer
             )
@@ -215,9 +214,6 @@ class _HtxSwaps(HtxChannels):
         if self.is_incremental(stream.channel):
             return self._event(message, self._books[message.ch], recv)
         return None
-
-    def _feeds(self) -> dict[str, BookFeed]:
-        return super()._feeds() | {topic: book.feed for topic, book in self._books.items()}
 
     def _event(self, message: Frame, book: BookStream, recv: int) -> list[Output]:
         event = decode_event(message.tick)

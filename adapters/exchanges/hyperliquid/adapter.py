@@ -109,7 +109,7 @@ class Hyperliquid(ChannelAdapter):
 
     def __init__(self, plan: Plan, kinds: Collection[str]) -> None:
         super().__init__(plan, kinds)
-        self._books = {
+        self._books: dict[str, BookStream] = {
             one.native: self._book(one) for one in plan.streams if one.channel == "l2Book"
         }
         #: Coin -> both sides of its last book, as sent.
@@ -122,13 +122,7 @@ class Hyperliquid(ChannelAdapter):
         self._asked: dict[Stream, int] = {}
 
     def _book(self, stream: Stream) -> BookStream:
-        own = [one.channel for one in self.plan_.streams if one.native == stream.native]
-        fed = self.feeding(own)
-        topics = {
-            kind: topic
-            for kind, topic in self._topics[stream.native].items()
-            if fed[kind] == stream.channel
-        }
+        topics = self._fed(stream)
         return BookStream(stream, topics, BOOK_LEVELS, self._pacer)
 
     def opened(self) -> Sequence[Send]:
@@ -184,10 +178,6 @@ class Hyperliquid(ChannelAdapter):
                 out.append(upstream_gap(topic, recv, "upstream_sequence", None))
             out += [_request(method, stream) for method in ("unsubscribe", "subscribe")]
         return out
-
-    def whole(self, native: str, ts: int | None, recv: int) -> Sequence[Output]:
-        book = self._books.get(native)
-        return () if book is None else book.feed.whole(ts, recv)
 
     def _is_ignored(self, frame: bytes) -> bool:
         try:

@@ -15,7 +15,7 @@ from itertools import chain
 import msgspec
 
 from adapters.base import Fetch, Leave, Limits, Mark, Output, Page, Plan, Refused, Send, Stream
-from adapters.channels import BookStream, ChannelAdapter, find
+from adapters.channels import BookStream, NumberedTrades, find
 from adapters.exchanges.kraken.frames import (
     Frame,
     checksum,
@@ -32,7 +32,6 @@ from adapters.exchanges.kraken.frames import (
 )
 from adapters.exchanges.kraken.listing import LISTING, rest_name
 from adapters.text import decimal, micros
-from adapters.trade_ids import TradeIds, marks
 from feed.errors import BadPayload
 from feed.models import Instrument, Side, Ticker, Trade
 
@@ -73,7 +72,7 @@ def _request(method: str, streams: Sequence[Stream], req_id: int) -> Send:
     return Send(_encode({"method": method, "params": params, "req_id": req_id}).decode())
 
 
-class Kraken(ChannelAdapter):
+class Kraken(NumberedTrades):
     """Kraken spot, WebSocket v2."""
 
     name = "kraken"
@@ -111,13 +110,8 @@ class Kraken(ChannelAdapter):
 
     def __init__(self, plan: Plan, kinds: Collection[str]) -> None:
         super().__init__(plan, kinds)
-        self._books = {
+        self._books: dict[str, BookStream] = {
             one.native: self._book(one) for one in plan.streams if _name(one.channel) == "book"
-        }
-        self._ids = {
-            native: TradeIds(topics["trade"], native)
-            for native, topics in self._topics.items()
-            if "trade" in topics
         }
         by_channel: dict[str, list[Stream]] = {}
         for stream in plan.streams:
@@ -165,17 +159,6 @@ class Kraken(ChannelAdapter):
             for one in served
             for method in ("unsubscribe", "subscribe")
         ]
-
-    def whole(self, native: str, ts: int | None, recv: int) -> Sequence[Output]:
-        book = self._books.get(native)
-        return () if book is None else book.feed.whole(ts, recv)
-
-    def marks(self) -> dict[str, Mark]:
-        return marks(self._ids)
-
-    def resume(self, native: str, mark: Mark) -> None:
-        if native in self._ids:
-            self._ids[native].resume(mark)
 
     def backfill(self, native: str, after: Mark) -> Fetch | None:
         # ``since`` is a time in ns, exclusive; what shares the last trade's is told apart by id

@@ -18,8 +18,8 @@ from typing import TypeAlias
 
 import msgspec
 
-from adapters.base import Limits, Mark, Output, Plan, Refused, Send, Stream
-from adapters.channels import BookStream, ChannelAdapter, find
+from adapters.base import Limits, Output, Plan, Refused, Send, Stream
+from adapters.channels import BookStream, NumberedTrades, find
 from adapters.exchanges.kraken_futures.frames import (
     BookDelta,
     BookSnapshot,
@@ -41,7 +41,7 @@ from adapters.exchanges.kraken_futures.frames import (
     time_or_none,
 )
 from adapters.exchanges.kraken_futures.listing import LISTING
-from adapters.trade_ids import TradeIds, marks
+from adapters.trade_ids import TradeIds
 from feed.errors import BadPayload
 from feed.models import Derivative, Level, Ticker, Trade
 
@@ -75,7 +75,7 @@ def _request(event: str, streams: Sequence[Stream]) -> Send:
     return Send(_encode(request).decode())
 
 
-class KrakenFutures(ChannelAdapter):
+class KrakenFutures(NumberedTrades):
     """Kraken Futures: inverse and linear perpetuals and dated futures."""
 
     name = "kraken-futures"
@@ -105,18 +105,13 @@ class KrakenFutures(ChannelAdapter):
 
     def __init__(self, plan: Plan, kinds: Collection[str]) -> None:
         super().__init__(plan, kinds)
-        self._books = {
+        self._books: dict[str, BookStream] = {
             one.native: BookStream(one, self._topics[one.native], BOOK_LEVELS, self._pacer)
             for one in plan.streams
             if one.channel == "book"
         }
         #: Product -> the number of its book's next message.
         self._next: dict[str, int] = {}
-        self._ids = {
-            native: TradeIds(topics["trade"], native)
-            for native, topics in self._topics.items()
-            if "trade" in topics
-        }
         #: Subscriptions in the order asked for, each without what has been acknowledged.
         self._asked: deque[list[Stream]] = deque()
 
@@ -162,17 +157,6 @@ class KrakenFutures(ChannelAdapter):
         for one in streams:
             out += [_request("unsubscribe", (one,)), self._subscribe([one])]
         return out
-
-    def whole(self, native: str, ts: int | None, recv: int) -> Sequence[Output]:
-        book = self._books.get(native)
-        return () if book is None else book.feed.whole(ts, recv)
-
-    def marks(self) -> dict[str, Mark]:
-        return marks(self._ids)
-
-    def resume(self, native: str, mark: Mark) -> None:
-        if native in self._ids:
-            self._ids[native].resume(mark)
 
     def _decoded(self, frame: bytes) -> Data | Reply:
         try:

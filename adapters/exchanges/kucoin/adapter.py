@@ -187,10 +187,6 @@ class _Kucoin(ChannelAdapter):
                 out += self._books[stream.native].restart("resync")
         return out
 
-    def whole(self, native: str, ts: int | None, recv: int) -> Sequence[Output]:
-        book = self._books.get(native)
-        return () if book is None else book.feed.whole(ts, recv)
-
     def _request(self, what: str, streams: Sequence[Stream]) -> Send:
         """Return a request for streams of one channel."""
         self._request_count += 1

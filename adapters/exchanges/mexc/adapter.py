@@ -214,10 +214,6 @@ class Mexc(ChannelAdapter):
         out += [_request(method, streams) for method in ("UNSUBSCRIPTION", "SUBSCRIPTION")]
         return out
 
-    def whole(self, native: str, ts: int | None, recv: int) -> Sequence[Output]:
-        book = self._books.get(native)
-        return () if book is None else book.feed.whole(ts, recv)
-
     def _trades(
         self, native: str, topic: str, known: RecentIds, frame: bytes, recv: int
     ) -> Sequence[Output]:

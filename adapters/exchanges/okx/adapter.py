@@ -27,14 +27,14 @@ from adapters.base import (
 )
 from adapters.best import BestQuote
 from adapters.chained import ChainedBook
-from adapters.channels import ChannelAdapter, find, is_json
+from adapters.channels import NumberedTrades, find, is_json
 from adapters.exchanges.okx import frames
 from adapters.exchanges.okx.derived import Derived
 from adapters.exchanges.okx.frames import Arg
 from adapters.exchanges.okx.listing import LISTING, TYPES, index
 from adapters.exchanges.okx.requests import Requests
 from adapters.text import decimal
-from adapters.trade_ids import TradeIds, marks
+from adapters.trade_ids import TradeIds
 from feed.errors import BadPayload
 from feed.models import Instrument, Liquidation, Ticker, Trade
 
@@ -89,7 +89,7 @@ def _reach(ids: TradeIds, one: frames.Trade, recv: int) -> Sequence[Output] | No
     return said
 
 
-class Okx(ChannelAdapter):
+class Okx(NumberedTrades):
     """OKX, all types of instruments on one path."""
 
     name = "okx"
@@ -162,13 +162,8 @@ class Okx(ChannelAdapter):
     def __init__(self, plan: Plan, kinds: Collection[str]) -> None:
         super().__init__(plan, kinds)
         self._args = {one: self._arg(one) for one in plan.streams}
-        self._books = {
+        self._books: dict[str, ChainedBook] = {
             _key(self._args[one]): self._book(one) for one in plan.streams if one.channel in LEVELS
-        }
-        self._ids = {
-            native: TradeIds(topics["trade"], native)
-            for native, topics in self._topics.items()
-            if "trade" in topics
         }
         self._quotes = {
             one.native: BestQuote(one.native, self._topics[one.native].get("quote"))
@@ -202,13 +197,7 @@ class Okx(ChannelAdapter):
         return Arg(stream.channel, stream.native)
 
     def _book(self, stream: Stream) -> ChainedBook:
-        own = [one.channel for one in self.plan_.streams if one.native == stream.native]
-        fed = self.feeding(own)
-        topics = {
-            kind: topic
-            for kind, topic in self._topics[stream.native].items()
-            if fed[kind] == stream.channel
-        }
+        topics = self._fed(stream)
         return ChainedBook(stream, topics, self.book_levels(stream.channel), self._pacer)
 
     def opened(self) -> Sequence[Send]:
@@ -242,20 +231,6 @@ class Okx(ChannelAdapter):
             *self._doubt_all((arg for arg in args if arg.instType), recv),
             *chain.from_iterable(self._requests.afresh(arg) for arg in args),
         ]
-
-    def whole(self, native: str, ts: int | None, recv: int) -> Sequence[Output]:
-        found: list[Output] = []
-        for book in self._books.values():
-            if book.stream.native == native:
-                found += book.feed.whole(ts, recv)
-        return found
-
-    def marks(self) -> dict[str, Mark]:
-        return marks(self._ids)
-
-    def resume(self, native: str, mark: Mark) -> None:
-        if native in self._ids:
-            self._ids[native].resume(mark)
 
     def backfill(self, native: str, after: Mark) -> Fetch | None:
         # A page is of what is older than an id, newest first.

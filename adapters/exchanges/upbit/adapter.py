@@ -82,7 +82,7 @@ class Upbit(ChannelAdapter):
         super().__init__(plan, kinds)
         self._asked = plan.streams
         self._request_count = 0
-        self._books = {
+        self._books: dict[str, WholeBook] = {
             one.native: WholeBook(
                 BookFeed(one.native, self._topics[one.native], LEVELS, self._pacer)
             )
@@ -134,10 +134,6 @@ class Upbit(ChannelAdapter):
 
     def resync(self, streams: Sequence[Stream], recv: int) -> Sequence[Output]:
         return [self._request()]
-
-    def whole(self, native: str, ts: int | None, recv: int) -> Sequence[Output]:
-        book = self._books.get(native)
-        return () if book is None else book.feed.whole(ts, recv)
 
     def _request(self) -> Send:
         """Ask for all of this connection."""
