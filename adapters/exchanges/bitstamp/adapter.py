@@ -10,13 +10,13 @@ Trade ids grow, over all markets together. A refused subscription is not named i
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from urllib.parse import quote
 
 import msgspec
 
 from adapters.base import Leave, Limits, Output, Plan, Refused, Send, Stream, upstream_gap
-from adapters.book import BookFeed, DepthPacer
+from adapters.book import BookFeed
 from adapters.channels import ChannelAdapter, find, is_json
 from adapters.exchanges.bitstamp.book import Change, DiffBook, WholeBook
 from adapters.exchanges.bitstamp.frames import (
@@ -33,15 +33,14 @@ from adapters.exchanges.bitstamp.frames import (
     name_of,
     stream_of,
 )
-from adapters.exchanges.bitstamp.listing import name_spot, read_markets
+from adapters.exchanges.bitstamp.listing import MARKETS
 from adapters.text import decimal
 from feed.errors import BadPayload
 from feed.models import Instrument, Trade
 
 #: Levels a side of a whole book, and of the one made of changes.
 LEVELS = {BOOK: 100, DIFFS: 1_000}
-#: So many trades of a topic are known again by their ids.
-KNOWN_TRADES = 1_000
+_BOOK_KINDS = ("book", "depth", "quote")
 
 SUBSCRIBE, UNSUBSCRIBE = "bts:subscribe", "bts:unsubscribe"
 
@@ -59,6 +58,8 @@ class Bitstamp(ChannelAdapter):
     path = "/"
     listing_paths = ("/api/v2/markets/",)
     kinds = frozenset({"trade", "quote", "book", "depth"})
+    feeds = {TRADES: ("trade",), DIFFS: _BOOK_KINDS, BOOK: _BOOK_KINDS}
+    listing = MARKETS
     #: No limits are published but the age, of 90 days: prudent ones.
     limits = Limits(
         frames_per_s=10,
@@ -76,28 +77,8 @@ class Bitstamp(ChannelAdapter):
     }
 
     @classmethod
-    def instruments(cls, bodies: Sequence[bytes]) -> list[Instrument]:
-        return read_markets(cls.name, bodies)
-
-    @classmethod
-    def instrument(cls, native: str) -> Instrument | None:
-        return name_spot(cls.name, native)
-
-    @classmethod
-    def streams(cls, instrument: Instrument, kinds: Collection[str]) -> list[Stream]:
-        offered = {TRADES: {"trade"}, BOOK: {"quote", "book", "depth"}}
-        return [
-            Stream(channel, instrument.native)
-            for channel, fed in offered.items()
-            if not fed.isdisjoint(kinds)
-        ]
-
-    @classmethod
-    def feeding(cls, channels: Iterable[str]) -> dict[str, str]:
-        given = set(channels)
-        fed = {"trade": TRADES} if TRADES in given else {}
-        book = next((one for one in (BOOK, DIFFS) if one in given), None)
-        return fed if book is None else fed | dict.fromkeys(("book", "depth", "quote"), book)
+    def offered(cls, instrument: Instrument) -> Mapping[str, Collection[str]]:
+        return {channel: fed for channel, fed in cls.feeds.items() if channel != DIFFS}
 
     @classmethod
     def book_levels(cls, channel: str) -> int:
@@ -105,33 +86,23 @@ class Bitstamp(ChannelAdapter):
 
     def __init__(self, plan: Plan, kinds: Collection[str]) -> None:
         super().__init__(plan, kinds)
-        self._pacer = DepthPacer()
-        self._trade_topics: dict[str, str] = {}
         #: Channel with symbol -> its book.
         self._books: dict[str, WholeBook | DiffBook] = {}
-        #: Trade topic -> ids of its last trades.
-        self._known: dict[str, dict[str, None]] = {}
-        #: Trade topics whose last entry is the gap of an unreadable frame.
-        self._doubted: set[str] = set()
         #: (event, channel with symbol) -> stream of requests without an answer, and the refusals.
         self._unanswered: dict[tuple[str, str], Stream] = {}
         self._refusals: list[str] = []
         #: Books of changes whose subscription was acknowledged since the last exchange time.
         self._begun: list[DiffBook] = []
-        for native, instrument in plan.instruments.items():
-            topics = self.topics(plan.streams, instrument, self.wanted)
-            if "trade" in topics:
-                self._trade_topics[native] = topics.pop("trade")
-            if topics:
-                own = [one.channel for one in plan.streams if one.native == native]
-                self._book(native, self.feeding(own)["book"], topics)
+        for stream in plan.streams:
+            if stream.channel != TRADES and (topics := self._fed(stream)):
+                self._books[name_of(stream)] = self._book(stream, topics)
 
-    def _book(self, native: str, channel: str, topics: dict[str, str]) -> None:
-        feed = BookFeed(native, topics, LEVELS[channel], self._pacer)
-        path = f"/api/v2/order_book/{quote(native)}/?group=1"
-        is_whole = channel == BOOK
-        book = WholeBook(feed) if is_whole else DiffBook(native, feed, self._pacer, path)
-        self._books[name_of(Stream(channel, native))] = book
+    def _book(self, stream: Stream, topics: dict[str, str]) -> WholeBook | DiffBook:
+        feed = BookFeed(stream.native, topics, LEVELS[stream.channel], self._pacer)
+        if stream.channel == BOOK:
+            return WholeBook(feed)
+        path = f"/api/v2/order_book/{quote(stream.native)}/?group=1"
+        return DiffBook(stream.native, feed, self._pacer, path)
 
     def opened(self) -> Sequence[Send]:
         return [self._request(SUBSCRIBE, stream) for stream in self.plan_.streams]
@@ -174,10 +145,9 @@ class Bitstamp(ChannelAdapter):
             return ()
         stream = stream_of(found[1].decode()) if found else None
         out: list[Output] = []
-        for native, topic in self._trade_topics.items():
-            if topic not in self._doubted and stream in (None, Stream(TRADES, native)):
-                self._doubted.add(topic)
-                out.append(upstream_gap(topic, recv, "upstream_sequence", None))
+        for native, topics in self._topics.items():
+            if stream in (None, Stream(TRADES, native)):
+                out += self._doubt(topics.get("trade"), recv)
         for name, book in self._books.items():
             if stream is None or name == name_of(stream):
                 out += book.resync(recv)
@@ -199,7 +169,7 @@ class Bitstamp(ChannelAdapter):
     def resync(self, streams: Sequence[Stream], recv: int) -> Sequence[Output]:
         out: list[Output] = []
         for stream in streams:
-            topic = self._trade_topics.get(stream.native)
+            topic = self._topics[stream.native].get("trade")
             if stream.channel == TRADES and topic is not None:
                 # Nothing numbers them: what comes meanwhile is lost unseen.
                 out.append(upstream_gap(topic, recv, "upstream_sequence", None))
@@ -207,13 +177,6 @@ class Bitstamp(ChannelAdapter):
             if (book := self._books.get(name_of(stream))) is not None:
                 out += book.resync(recv)
         return out
-
-    def whole(self, native: str, ts: int | None, recv: int) -> Sequence[Output]:
-        found: list[Output] = []
-        for channel in (BOOK, DIFFS):
-            book = self._books.get(name_of(Stream(channel, native)))
-            found += [] if book is None else book.feed.whole(ts, recv)
-        return found
 
     def _request(self, event: str, stream: Stream) -> Send:
         name = name_of(stream)
@@ -256,20 +219,15 @@ class Bitstamp(ChannelAdapter):
         self._begun.clear()
 
     def _trade(self, message: Frame, native: str, recv: int) -> Sequence[Output]:
-        find(self.plan_.instruments, native)
+        topic = find(self._topics, native).get("trade")
         trade = decode_trade(message.data)
         ts, id = micros(trade.microtimestamp), str(trade.id)
         price, size = decimal(trade.price), decimal(trade.amount)
         self._seen(ts)
         out = self._pacer.advance(ts)
-        topic = self._trade_topics.get(native)
         if topic is None:
             return out
         self._doubted.discard(topic)
-        known = self._known.setdefault(topic, {})
-        if id in known:
+        if not self._known[topic].is_new(id):
             return out
-        known[id] = None
-        if len(known) > KNOWN_TRADES:
-            del known[next(iter(known))]
         return (*out, Trade(topic, 0, ts, recv, 0, id, price, size, SIDES[trade.type]))

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import msgspec
 
+from adapters.base import Listing
 from adapters.naming import spot
 from feed.errors import BadPayload
 from feed.models import Instrument
@@ -65,3 +66,6 @@ def name_spot(exchange: str, native: str) -> Instrument | None:
     if quote is None:
         return None
     return spot(exchange, native, native.removesuffix(quote).upper(), quote.upper())
+
+
+MARKETS = Listing(read_markets, name_spot)
