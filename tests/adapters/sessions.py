@@ -116,8 +116,10 @@ class Session:
             key = venue.rest_key_of(line) if line.dir == "rest" else None
             if key is not None:
                 self.bodies[key].append(tape.body(line))
-        listing = self.bodies.get("listing", [])
-        self.listed: list[Instrument] = cls.instruments(listing) if listing else []
+        keys = [venue.rest_key(path) for path in cls.listing_paths]
+        listing = [self.bodies[key][0] for key in keys if key in self.bodies]
+        is_whole = len(listing) == len(keys)
+        self.listed: list[Instrument] = cls.instruments(listing) if is_whole else []
 
     def adapter(self, kinds: Collection[str] = ()) -> Adapter:
         return adapter(self.cls, self.streams, kinds)
