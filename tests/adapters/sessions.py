@@ -116,7 +116,7 @@ class Session:
             key = venue.rest_key_of(line) if line.dir == "rest" else None
             if key is not None:
                 self.bodies[key].append(tape.body(line))
-        keys = [venue.rest_key(path) for path in cls.listing_paths]
+        keys = [venue.rest_key(path) or "" for path in cls.listing_paths]
         listing = [self.bodies[key][0] for key in keys if key in self.bodies]
         is_whole = len(listing) == len(keys)
         self.listed: list[Instrument] = cls.instruments(listing) if is_whole else []

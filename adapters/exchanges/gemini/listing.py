@@ -16,8 +16,8 @@ from adapters.text import decimal
 from feed.errors import BadPayload
 from feed.models import Instrument
 
-#: Quote assets of pairs: dollars before the coins whose names end so.
-_QUOTES = "USDC USDT USD GUSD RLUSD DAI EUR GBP SGD BTC ETH SOL FIL LTC BCH".split()
+#: Quote assets of pairs.
+_QUOTES = "RLUSD GUSD USDC USDT USD DAI EUR GBP SGD BTC ETH SOL FIL LTC BCH".split()
 #: And of perpetuals.
 _PERPETUAL_QUOTES = ("GUSD", "USDC", "USDT", "USD")
 _PERPETUAL = "PERP"
