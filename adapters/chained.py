@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-
 from adapters.base import Output
 from adapters.channels import BookStream
 from adapters.checksums import alternating
@@ -35,7 +33,6 @@ class ChainedBook(BookStream):
         number: int | None,
         before: int | None,
         checksum: int | None,
-        afresh: Callable[[], Sequence[Output]],
     ) -> list[Output]:
         """Apply one snapshot or update and return what follows.
 
@@ -43,7 +40,6 @@ class ChainedBook(BookStream):
             number, before: The message's own and that of the one before; of a snapshot the latter
                 says nothing. None where they are not given: then nothing but the checksum proves.
             checksum: Of the best levels that it leads to; None where it need not be looked at.
-            afresh: As for ``lost``.
         """
         feed = self.feed
         failed: str | None = None
@@ -63,7 +59,7 @@ class ChainedBook(BookStream):
             failed = None if is_right else "checksum"
         self._is_whole, self._last = failed is None, number
         if failed is not None:
-            return self.lost(failed, recv, afresh)
+            return self.lost(failed, recv)
         if feed.book.is_crossed:
             # Bids and asks may meet before trading begins: whole, but nothing to show.
             return feed.broken("crossed", recv)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from functools import partial
 from sys import maxsize
 from typing import ClassVar, Protocol, TypeGuard, TypeVar
 
@@ -117,12 +118,8 @@ class ChannelAdapter(Adapter):
         self._doubted: set[str] = set()
 
     def whole(self, native: str, ts: int | None, recv: int) -> Sequence[Output]:
-        return [
-            output
-            for book in self._books.values()
-            if book.feed.native == native
-            for output in book.feed.whole(ts, recv)
-        ]
+        own = [one.feed for one in self._books.values() if one.feed.native == native]
+        return [output for feed in own for output in feed.whole(ts, recv)] if own else ()
 
     def _fed(self, stream: Stream) -> dict[str, str]:
         """Return kind -> topic of what the stream feeds and is wanted."""
@@ -130,6 +127,12 @@ class ChannelAdapter(Adapter):
         fed = self.feeding(own)
         topics = self._topics[stream.native]
         return {kind: topic for kind, topic in topics.items() if fed[kind] == stream.channel}
+
+    def _book(self, stream: Stream, *, truncate: bool = False) -> BookStream:
+        """Return the book that a stream feeds, before its snapshot."""
+        levels, afresh = self.book_levels(stream.channel), partial(self.resync, (stream,))
+        topics = self._fed(stream)
+        return BookStream(stream, topics, levels, self._pacer, afresh, truncate=truncate)
 
     def _is_news(self, topic: str | None, values: tuple[str | int | None, ...]) -> TypeGuard[str]:
         """Whether the topic is wanted and its values are not those last emitted."""
@@ -171,6 +174,7 @@ class BookStream:
     Args:
         topics: kind -> topic of what it feeds.
         levels: Levels a side of the book.
+        afresh: Receive time -> how to subscribe to it afresh.
     """
 
     def __init__(
@@ -179,12 +183,47 @@ class BookStream:
         topics: Mapping[str, str],
         levels: int,
         pacer: DepthPacer,
+        afresh: Callable[[int], Sequence[Output]],
         *,
         truncate: bool = False,
     ) -> None:
         self.stream = stream
         self.feed = BookFeed(stream.native, topics, levels, pacer, truncate=truncate)
+        self._pacer = pacer
+        self._afresh = afresh
         self._not_before = 0
+
+    def snapshot(
+        self, bids: Sequence[Level], asks: Sequence[Level], ts: int | None, recv: int
+    ) -> list[Output]:
+        """Begin with a snapshot, which may be bad, and return what follows."""
+        if not self.start(bids, asks) or self.feed.book.is_crossed:
+            return self.lost("snapshot", recv)
+        return self.feed.restart(ts, recv)
+
+    def delta(
+        self, bids: Sequence[Level], asks: Sequence[Level], ts: int | None, recv: int
+    ) -> list[Output]:
+        """Apply changed levels, if there is a book, and return what follows."""
+        feed = self.feed
+        if not feed.is_live:
+            return self.lost("snapshot", recv)
+        events = feed.delta(bids, asks, ts, recv)
+        return self.lost("crossed", recv) if feed.book.is_crossed else events
+
+    def told(
+        self, bids: Sequence[Level], asks: Sequence[Level], ts: int, recv: int
+    ) -> list[Output]:
+        """Take the book where it is told whole again and again: what has changed goes out.
+
+        Raises:
+            ValueError: Two levels have one price; nothing has changed.
+        """
+        changes = self.feed.book.changes_to(bids, asks)
+        out = [*self._pacer.advance(ts)]
+        if self.feed.is_live:
+            return out + self.delta(*changes, ts, recv)
+        return out + self.snapshot(bids, asks, ts, recv)
 
     def start(self, bids: Iterable[Level], asks: Iterable[Level]) -> bool:
         """Replace the levels by a snapshot's; False where two have one price and nothing changed.
@@ -197,20 +236,21 @@ class BookStream:
             return False
         return True
 
-    def lost(self, reason: str, recv: int, afresh: Callable[[], Sequence[Output]]) -> list[Output]:
+    def lost(self, reason: str, recv: int) -> list[Output]:
         """Give the book up and ask for it afresh, if that was not just done.
 
         To be called for every message that finds no book: so a snapshot that never came, or was
         bad itself, is asked for again.
-
-        Args:
-            afresh: Returns the resubscription.
         """
         out = self.feed.broken(reason, recv)
-        if recv >= self._not_before:
-            self._not_before = recv + RESUBSCRIBE_US
-            out += afresh()
-        return out
+        return [*out, *self._afresh(recv)] if self.is_due(recv) else out
+
+    def is_due(self, recv: int) -> bool:
+        """Whether it was not just asked for afresh; from here on it was."""
+        if recv < self._not_before:
+            return False
+        self._not_before = recv + RESUBSCRIBE_US
+        return True
 
 
 def is_json(frame: bytes) -> bool:

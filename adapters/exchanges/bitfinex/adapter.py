@@ -41,7 +41,7 @@ from adapters.exchanges.bitfinex.frames import (
 )
 from adapters.exchanges.bitfinex.listing import LISTING
 from feed.errors import BadPayload
-from feed.models import Derivative, Instrument, Level, Ticker, Trade
+from feed.models import Derivative, Instrument, Ticker, Trade
 
 #: Of 1, 25, 100 and 250; what leaves these levels is deleted.
 BOOK_LEVELS = 250
@@ -144,11 +144,7 @@ class Bitfinex(ChannelAdapter):
     def __init__(self, plan: Plan, kinds: Collection[str]) -> None:
         super().__init__(plan, kinds)
         self._books: dict[str, BookStream] = {
-            one.native: BookStream(
-                one, self._topics[one.native], self.book_levels(one.channel), self._pacer
-            )
-            for one in plan.streams
-            if _name(one.channel) == "book"
+            one.native: self._book(one) for one in plan.streams if _name(one.channel) == "book"
         }
         #: Bitfinex's channel and symbol -> what we planned.
         self._planned = {(_name(one.channel), one.native): one for one in plan.streams}
@@ -235,7 +231,7 @@ class Bitfinex(ChannelAdapter):
             return []
         out: list[Output] = []
         for book in self._books.values():
-            out += self._lost(book, "sequence", recv)
+            out += book.lost("sequence", recv)
         for topics in self._topics.values():
             if "trade" in topics:
                 out.append(upstream_gap(topics["trade"], recv, "upstream_sequence", None))
@@ -246,7 +242,8 @@ class Bitfinex(ChannelAdapter):
             case "book", "":
                 is_start = is_list(payload)
                 levels = decode_levels(payload) if is_start else [decode_level(payload)]
-                return partial(self._book, self._books[stream.native], is_start, *sides(levels))
+                book = self._books[stream.native]
+                return partial(book.snapshot if is_start else book.delta, *sides(levels))
             case "book", "cs":
                 return partial(self._proof, self._books[stream.native], decode_int(payload))
             case "trades", "te" | "tu":
@@ -262,32 +259,10 @@ class Bitfinex(ChannelAdapter):
             return _nothing
         raise ValueError(f"unknown {tag[:40]!r} of {stream.channel}")
 
-    def _book(
-        self,
-        book: BookStream,
-        is_start: bool,
-        bids: list[Level],
-        asks: list[Level],
-        ts: int | None,
-        recv: int,
-    ) -> Iterable[Output]:
-        feed = book.feed
-        if is_start:
-            if not book.start(bids, asks) or feed.book.is_crossed:
-                return self._lost(book, "snapshot", recv)
-            return feed.restart(ts, recv)
-        if not feed.is_live:
-            return self._lost(book, "snapshot", recv)
-        events = feed.delta(bids, asks, ts, recv)
-        return self._lost(book, "crossed", recv) if feed.book.is_crossed else events
-
     def _proof(self, book: BookStream, proof: int, ts: int | None, recv: int) -> Iterable[Output]:
         if not book.feed.is_live or checksum(*book.feed.book.top(PROVEN)) == proof:
             return ()
-        return self._lost(book, "checksum", recv)
-
-    def _lost(self, book: BookStream, reason: str, recv: int) -> list[Output]:
-        return book.lost(reason, recv, partial(self._afresh, book.stream))
+        return book.lost("checksum", recv)
 
     def _trade(self, native: str, trade: Done, ts: int | None, recv: int) -> Iterable[Output]:
         topic = self._topics[native].get("trade")

@@ -101,7 +101,7 @@ class _Bitget(ChannelAdapter):
             one: Arg(self._types[one.native], one.channel, one.native) for one in plan.streams
         }
         self._books: dict[str, ChainedBook] = {
-            one.native: self._book(one) for one in plan.streams if one.channel == "books"
+            one.native: self._chained(one) for one in plan.streams if one.channel == "books"
         }
         self._quotes = {
             one.native: BestQuote(one.native, self._topics[one.native].get("quote"))
@@ -115,9 +115,9 @@ class _Bitget(ChannelAdapter):
             b"ticker": self._tickers,
         }
 
-    def _book(self, stream: Stream) -> ChainedBook:
-        topics = self._fed(stream)
-        return ChainedBook(stream, topics, BOOK_LEVELS, self._pacer)
+    def _chained(self, stream: Stream) -> ChainedBook:
+        topics, afresh = self._fed(stream), partial(self.resync, (stream,))
+        return ChainedBook(stream, topics, BOOK_LEVELS, self._pacer, afresh)
 
     def opened(self) -> Sequence[Send]:
         args = list(self._args.values())
@@ -181,7 +181,6 @@ class _Bitget(ChannelAdapter):
         book = find(self._books, message.arg.instId)
         is_start = message.action == "snapshot"
         given = [(one, frames.levels(one.bids), frames.levels(one.asks)) for one in message.data]
-        afresh = partial(self._afresh, (message.arg,))
         out: list[Output] = []
         for one, bids, asks in given:
             out += self._pacer.advance(one.ts * 1_000)
@@ -195,7 +194,6 @@ class _Bitget(ChannelAdapter):
                 before=one.pseq,
                 # That of a snapshot was always 0.
                 checksum=one.checksum if one.pseq is None and not is_start else None,
-                afresh=afresh,
             )
         return out
 

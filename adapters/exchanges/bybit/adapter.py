@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from functools import partial
 from typing import ClassVar
 
 import msgspec
@@ -120,16 +119,11 @@ class _Bybit(ChannelAdapter):
         self._updates: dict[str, int] = {}
         for stream in plan.streams:
             if stream.channel.startswith("orderbook."):
-                self._books[_topic(stream)] = self._book(stream)
+                self._books[_topic(stream)] = self._book(stream, truncate=True)
         self._tickers = {native: TickerFields() for native in plan.instruments}
         self._tickers_asked: dict[str, int] = {}
         self._requests: dict[str, tuple[Stream, ...]] = {}
         self._request_count = 0
-
-    def _book(self, stream: Stream) -> BookStream:
-        topics = self._fed(stream)
-        depth = self.book_levels(stream.channel)
-        return BookStream(stream, topics, depth, self._pacer, truncate=True)
 
     def opened(self) -> Sequence[Send]:
         streams = self.plan_.streams
@@ -208,7 +202,7 @@ class _Bybit(ChannelAdapter):
 
     def _orderbook(self, message: Frame, recv: int) -> list[Output]:
         book = find(self._books, message.topic)
-        feed, afresh = book.feed, partial(self._afresh, book.stream)
+        feed = book.feed
         data = decode_book(message.data)
         bids, asks = levels(data.b), levels(data.a)
         is_start = is_snapshot(message) or data.u == 1  # 1: their service was restarted
@@ -220,16 +214,11 @@ class _Bybit(ChannelAdapter):
             is_quote = book.stream.channel == QUOTE_CHANNEL
             before = feed.book.best() if feed.is_live and is_quote else None
             if not book.start(bids, asks) or feed.book.is_crossed:
-                return out + book.lost("snapshot", recv, afresh)
+                return out + book.lost("snapshot", recv)
             return out if feed.book.best() == before else out + feed.restart(ts, recv)
-        if not feed.is_live:
-            return out + book.lost("snapshot", recv, afresh)
-        if last is None or data.u != last + 1:
-            return out + book.lost("sequence", recv, afresh)
-        events = feed.delta(bids, asks, ts, recv)
-        if feed.book.is_crossed:
-            return out + book.lost("crossed", recv, afresh)
-        return out + events
+        if feed.is_live and (last is None or data.u != last + 1):
+            return out + book.lost("sequence", recv)
+        return out + book.delta(bids, asks, ts, recv)
 
     def _trades(self, message: Frame, native: str, recv: int) -> list[Output]:
         topic = find(self._topics, native).get("trade")

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from functools import partial
 from itertools import chain
 from urllib.parse import quote
 
@@ -114,7 +113,7 @@ class Coinbase(NumberedTrades):
         super().__init__(plan, kinds)
         self._asked = plan.streams
         self._books: dict[str, BookStream] = {
-            one.native: BookStream(one, self._topics[one.native], BOOK_LEVELS, self._pacer)
+            one.native: self._book(one)
             for one in plan.streams
             if one.channel in ("level2_batch", "level2")
         }
@@ -158,7 +157,7 @@ class Coinbase(NumberedTrades):
         out: list[Output] = []
         for one, book in self._books.items():
             if native in (None, one):
-                out += book.lost("unreadable", recv, partial(self.resync, (book.stream,), recv))
+                out += book.lost("unreadable", recv)
         return out
 
     def resync(self, streams: Sequence[Stream], recv: int) -> Sequence[Output]:
@@ -209,22 +208,14 @@ class Coinbase(NumberedTrades):
         bids, asks = levels(snapshot.bids), levels(snapshot.asks)
         ts = micros(snapshot.time) if snapshot.time else None
         out = [*self._pacer.advance(ts)] if ts is not None else []
-        if not book.start(bids, asks) or book.feed.book.is_crossed:
-            return out + book.lost("snapshot", recv, partial(self.resync, (book.stream,), recv))
-        return out + book.feed.restart(ts, recv)
+        return out + book.snapshot(bids, asks, ts, recv)
 
     def _update(self, update: Update, recv: int) -> Sequence[Output]:
         native, ts = update.product_id, micros(update.time)
         book = find(self._books, native)
         bids = levels((price, size) for side, price, size in update.changes if side == "buy")
         asks = levels((price, size) for side, price, size in update.changes if side == "sell")
-        out = [*self._pacer.advance(ts)]
-        if not book.feed.is_live:
-            return out + book.lost("snapshot", recv, partial(self.resync, (book.stream,), recv))
-        events = book.feed.delta(bids, asks, ts, recv)
-        if book.feed.book.is_crossed:
-            return out + book.lost("crossed", recv, partial(self.resync, (book.stream,), recv))
-        return out + events
+        return [*self._pacer.advance(ts), *book.delta(bids, asks, ts, recv)]
 
     def _match(self, match: Match, recv: int) -> Sequence[Output]:
         find(self._topics, match.product_id)

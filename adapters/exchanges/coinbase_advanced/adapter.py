@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from functools import partial
 from itertools import chain
 
 import msgspec
@@ -35,7 +34,7 @@ from adapters.exchanges.coinbase_advanced.frames import (
 from adapters.exchanges.coinbase_advanced.listing import LISTING
 from adapters.text import decimal, levels, micros
 from feed.errors import BadPayload
-from feed.models import Level, Side, Ticker, Trade
+from feed.models import Side, Ticker, Trade
 
 #: Snapshots are whole; clients see the best 1,000 a side.
 BOOK_LEVELS = 1_000
@@ -65,11 +64,6 @@ def _requests(type_: str, streams: Iterable[Stream]) -> list[Send]:
 
 def _optional(text: str | None) -> str | None:
     return decimal(text) if text else None
-
-
-def _note(streams: list[Stream], stream: Stream) -> Sequence[Output]:
-    streams.append(stream)
-    return ()
 
 
 class CoinbaseAdvanced(NumberedTrades):
@@ -107,9 +101,7 @@ class CoinbaseAdvanced(NumberedTrades):
         super().__init__(plan, kinds)
         self._asked = plan.streams
         self._books: dict[str, BookStream] = {
-            one.native: BookStream(one, self._topics[one.native], BOOK_LEVELS, self._pacer)
-            for one in plan.streams
-            if one.channel == "level2"
+            one.native: self._book(one) for one in plan.streams if one.channel == "level2"
         }
         self._last: int | None = None
         #: Streams that are no books are not asked for again before.
@@ -162,7 +154,9 @@ class CoinbaseAdvanced(NumberedTrades):
         out: list[Output] = []
         again: list[Stream] = []
         for book in self._books.values():
-            out += book.lost("sequence", recv, partial(_note, again, book.stream))
+            out += book.feed.broken("sequence", recv)
+            if book.is_due(recv):
+                again.append(book.stream)
         if recv >= self._not_before:
             self._not_before = recv + RESUBSCRIBE_US
             again += [one for one in self._asked if one.channel != "level2"]
@@ -182,28 +176,9 @@ class CoinbaseAdvanced(NumberedTrades):
         out = self._arrived(message.sequence_num, sent, recv)
         if out is None:
             return ()
-        for change in changes:
-            out += self._change(*change, recv)
+        for book, is_snapshot, bids, asks, ts in changes:
+            out += (book.snapshot if is_snapshot else book.delta)(bids, asks, ts, recv)
         return out
-
-    def _change(
-        self,
-        book: BookStream,
-        is_snapshot: bool,
-        bids: list[Level],
-        asks: list[Level],
-        ts: int,
-        recv: int,
-    ) -> list[Output]:
-        feed, afresh = book.feed, partial(self.resync, (book.stream,), recv)
-        if is_snapshot:
-            if not book.start(bids, asks) or feed.book.is_crossed:
-                return book.lost("snapshot", recv, afresh)
-            return feed.restart(ts, recv)
-        if not feed.is_live:
-            return book.lost("snapshot", recv, afresh)
-        events = feed.delta(bids, asks, ts, recv)
-        return book.lost("crossed", recv, afresh) if feed.book.is_crossed else events
 
     def _market_trades(self, message: MarketTrades, recv: int) -> Sequence[Output]:
         sent = micros(message.timestamp)

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from functools import partial
 from typing import TypeAlias
 
 import msgspec
@@ -138,7 +137,9 @@ class CryptoCom(ChannelAdapter):
         for stream in plan.streams:
             self._carried.setdefault(_channel(stream), []).append(stream)
         self._books: dict[str, BookStream] = {
-            _channel(one): self._book(one) for one in plan.streams if one.channel.startswith("book")
+            _channel(one): self._book(one, truncate=True)
+            for one in plan.streams
+            if one.channel.startswith("book")
         }
         #: The exchange's channel of a book -> the last update in it; None where there are none.
         self._updates: dict[str, int | None] = {}
@@ -149,11 +150,6 @@ class CryptoCom(ChannelAdapter):
         #: Request id -> the channels it asks for.
         self._requests: dict[int, tuple[str, ...]] = {}
         self._request_count = 0
-
-    def _book(self, stream: Stream) -> BookStream:
-        topics = self._fed(stream)
-        window = self.book_levels(stream.channel)
-        return BookStream(stream, topics, window, self._pacer, truncate=True)
 
     def opened(self) -> Sequence[Send]:
         return self._subscribe(list(self._carried))
@@ -217,31 +213,21 @@ class CryptoCom(ChannelAdapter):
 
     def _book_message(self, result: Result, recv: int) -> list[Output]:
         book = find(self._books, result.subscription)
-        feed, afresh = book.feed, partial(self.resync, (book.stream,), recv)
         if result.channel == "book":
             (whole,) = decode_snapshot(result.data)
             bids, asks, ts = levels(whole.bids), levels(whole.asks), whole.t * 1_000
-            changes = feed.book.changes_to(bids, asks)
-            out = [*self._pacer.advance(ts)]
+            out = book.told(bids, asks, ts, recv)
             self._updates[result.subscription] = whole.u
-            if feed.is_live:
-                events = feed.delta(*changes, ts, recv)
-                return out + (
-                    book.lost("crossed", recv, afresh) if feed.book.is_crossed else events
-                )
-            if not book.start(bids, asks) or feed.book.is_crossed:
-                return out + book.lost("snapshot", recv, afresh)
-            return out + feed.restart(ts, recv)
+            return out
         (change,) = decode_update(result.data)
         bids, asks = levels(change.update.bids), levels(change.update.asks)
         ts = change.t * 1_000
         last = self._updates.get(result.subscription)
         out = [*self._pacer.advance(ts)]
-        if not feed.is_live or change.pu != last:
-            return out + book.lost("sequence" if feed.is_live else "snapshot", recv, afresh)
+        if book.feed.is_live and change.pu != last:
+            return out + book.lost("sequence", recv)
         self._updates[result.subscription] = change.u
-        events = feed.delta(bids, asks, ts, recv)
-        return out + (book.lost("crossed", recv, afresh) if feed.book.is_crossed else events)
+        return out + book.delta(bids, asks, ts, recv)
 
     def _trades(self, result: Result, message_id: int | None, recv: int) -> list[Output]:
         (stream,) = find(self._carried, result.subscription)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from functools import partial
 from itertools import chain
 
 import msgspec
@@ -158,10 +157,6 @@ class Deribit(NumberedTrades):
         self._requests: dict[int, tuple[Stream, ...]] = {}
         self._request_count = OTHER
 
-    def _book(self, stream: Stream) -> BookStream:
-        topics = self._fed(stream)
-        return BookStream(stream, topics, BOOK_LEVELS, self._pacer)
-
     def opened(self) -> Sequence[Send]:
         streams = self.plan_.streams
         return [
@@ -262,25 +257,18 @@ class Deribit(NumberedTrades):
         message = decode_book(frame).params
         channel, data = message.channel, message.data
         book = find(self._books, channel)
-        feed, afresh = book.feed, partial(self.resync, (book.stream,), recv)
         bids, asks = levels(data.bids), levels(data.asks)
         ts = data.timestamp * 1_000
         last, self._changes[channel] = self._changes.get(channel), data.change_id
         out = [*self._pacer.advance(ts)]
         if data.type == "snapshot" or data.prev_change_id == 0:  # 0: the book is new
-            if not book.start(bids, asks) or feed.book.is_crossed:
-                return out + book.lost("snapshot", recv, afresh)
-            return out + feed.restart(ts, recv)
-        if not feed.is_live:
-            return out + book.lost("snapshot", recv, afresh)
-        if data.change_id == last:
-            return out  # the same message again
-        if data.prev_change_id != last:
-            return out + book.lost("sequence", recv, afresh)
-        events = feed.delta(bids, asks, ts, recv)
-        if feed.book.is_crossed:
-            return out + book.lost("crossed", recv, afresh)
-        return out + events
+            return out + book.snapshot(bids, asks, ts, recv)
+        if book.feed.is_live:
+            if data.change_id == last:
+                return out  # the same message again
+            if data.prev_change_id != last:
+                return out + book.lost("sequence", recv)
+        return out + book.delta(bids, asks, ts, recv)
 
     def _trades(self, frame: bytes, recv: int) -> list[Output]:
         trades = [

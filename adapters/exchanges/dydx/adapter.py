@@ -11,14 +11,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from functools import partial
 from itertools import chain
 
 import msgspec
 from msgspec.structs import asdict, replace
 
 from adapters.base import Leave, Limits, Output, Plan, Refused, Send, Stream
-from adapters.book import Book, DepthPacer
+from adapters.book import Book
 from adapters.channels import RESUBSCRIBE_US, BookStream, ChannelAdapter, find
 from adapters.exchanges.dydx import frames
 from adapters.exchanges.dydx.book import uncrossed
@@ -112,12 +111,9 @@ class Dydx(ChannelAdapter):
     def __init__(self, plan: Plan, kinds: Collection[str]) -> None:
         super().__init__(plan, kinds)
         # Trades alone carry a time. A clock that stands between them would hold books back, so
-        # none runs, and ``depth`` follows every change of the best levels.
-        pacer = DepthPacer()
+        # the pacer's never runs, and ``depth`` follows every change of the best levels.
         self._books: dict[str, BookStream] = {
-            one.native: BookStream(one, self._topics[one.native], BOOK_LEVELS, pacer)
-            for one in plan.streams
-            if one.channel == "v4_orderbook"
+            one.native: self._book(one) for one in plan.streams if one.channel == "v4_orderbook"
         }
         self._markets = {native: Market() for native in plan.instruments}
         #: Market -> price of its last trade, which ``v4_markets`` doesn't tell.
@@ -196,7 +192,7 @@ class Dydx(ChannelAdapter):
         """Doubt all that the connection carries: the lost message may have been of any channel."""
         out: list[Output] = []
         for book in self._books.values():
-            out += book.lost("sequence", recv, partial(self.resync, (book.stream,), recv))
+            out += book.lost("sequence", recv)
         shared = next((one for one in self.plan_.streams if one.channel == SHARED), None)
         if shared is not None:
             out += self._again(shared, recv)
@@ -217,7 +213,7 @@ class Dydx(ChannelAdapter):
         out = self._counted(message, recv)
         if out is None:
             return []
-        feed, afresh = book.feed, partial(self.resync, (book.stream,), recv)
+        feed = book.feed
         for bids, asks in parts:
             if message.type == "subscribed":
                 sides = uncrossed(Book(BOOK_LEVELS), bids, asks)
@@ -225,13 +221,13 @@ class Dydx(ChannelAdapter):
                 try:
                     out += feed.snapshot(*sides, None, recv, complete=is_whole)
                 except ValueError:  # a price twice
-                    out += book.lost("snapshot", recv, afresh)
+                    out += book.lost("snapshot", recv)
             elif feed.is_live:
                 out += feed.delta(*uncrossed(feed.book, bids, asks), None, recv)
                 if feed.book.is_thin:
                     out += self._again(book.stream, recv)
             else:
-                out += book.lost("snapshot", recv, afresh)
+                out += book.lost("snapshot", recv)
         return out
 
     def _trades(self, message: Frame, recv: int) -> list[Output]:

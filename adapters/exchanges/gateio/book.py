@@ -12,7 +12,6 @@ Source: Gate's WebSocket v4 documentation, "How to maintain local order book" an
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from adapters.base import Fetch, Output
@@ -57,22 +56,14 @@ class GateBook:
         book: The stream and what it feeds.
         pacer: The connection's.
         fetch: How to ask for the REST snapshot; None: the stream begins with a full update.
-        afresh: Returns how to subscribe afresh.
     """
 
-    def __init__(
-        self,
-        book: BookStream,
-        pacer: DepthPacer,
-        fetch: Fetch | None,
-        afresh: Callable[[], Sequence[Output]],
-    ) -> None:
+    def __init__(self, book: BookStream, pacer: DepthPacer, fetch: Fetch | None) -> None:
         self.stream = book.stream
         self.feed = book.feed
         self._book = book
         self._pacer = pacer
         self._fetch = fetch
-        self._afresh = afresh
         #: The last change in the book.
         self._last = 0
         self._held: deque[Change] = deque(maxlen=MAX_HELD)
@@ -126,7 +117,7 @@ class GateBook:
     def _lost(self, reason: str, change: Change) -> list[Output]:
         """Give the book up, and hold the update for the next one."""
         if self._fetch is None:
-            return self._book.lost(reason, change.recv, self._afresh)
+            return self._book.lost(reason, change.recv)
         out = self.feed.broken(reason, change.recv)
         if out:
             self._forget()

@@ -12,7 +12,6 @@ from __future__ import annotations
 import re
 from abc import abstractmethod
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from functools import partial
 from typing import Any, ClassVar
 from urllib.parse import quote
 
@@ -116,19 +115,21 @@ class Gate(ChannelAdapter):
         self._books: dict[str, GateBook] = {}
         for stream in plan.streams:
             if stream.channel == UPDATE_CHANNEL or stream.channel.startswith("obu."):
-                self._books[_payload(stream)] = self._book(stream)
+                self._books[_payload(stream)] = self._gate_book(stream)
         self._requests: dict[int, tuple[Stream, ...]] = {}
         self._request_count = 0
 
-    def _book(self, stream: Stream) -> GateBook:
-        topics = self._fed(stream)
-        levels = self.book_levels(stream.channel)
-        book = BookStream(stream, topics, levels, self._pacer, truncate=True)
+    def _gate_book(self, stream: Stream) -> GateBook:
+        def afresh(recv: int) -> Sequence[Output]:
+            return self._afresh(stream)
+
+        topics, levels = self._fed(stream), self.book_levels(stream.channel)
+        book = BookStream(stream, topics, levels, self._pacer, afresh, truncate=True)
         fetch = None
         if stream.channel == UPDATE_CHANNEL:
             path = self._book_path.format(quote(stream.native))
             fetch = Fetch(path, f"depth:{stream.native}")
-        return GateBook(book, self._pacer, fetch, partial(self._afresh, stream))
+        return GateBook(book, self._pacer, fetch)
 
     def opened(self) -> Sequence[Send]:
         by_channel: dict[str, list[Stream]] = {}

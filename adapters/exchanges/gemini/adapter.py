@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from functools import partial
 from itertools import chain
 
 import msgspec
@@ -109,7 +108,7 @@ class Gemini(ChannelAdapter):
     def __init__(self, plan: Plan, kinds: Collection[str]) -> None:
         super().__init__(plan, kinds)
         self._books: dict[str, BookStream] = {
-            one.native: self._book(one) for one in plan.streams if "book" in FEEDS[one.channel]
+            one.native: self._begun(one) for one in plan.streams if "book" in FEEDS[one.channel]
         }
         #: Instrument -> the number its book has come to; not in it: the next message is all of it.
         self._updates: dict[str, int] = {}
@@ -121,13 +120,11 @@ class Gemini(ChannelAdapter):
         self._requests: dict[str, tuple[Stream, ...]] = {}
         self._request_count = 0
 
-    def _book(self, stream: Stream) -> BookStream:
-        topics = {
-            kind: topic
-            for kind, topic in self._topics[stream.native].items()
-            if kind in FEEDS[stream.channel]
-        }
-        return BookStream(stream, topics, BOOK_LEVELS, self._pacer)
+    def _begun(self, stream: Stream) -> BookStream:
+        def afresh(recv: int) -> Sequence[Output]:
+            return self._afresh((stream,))
+
+        return BookStream(stream, self._fed(stream), BOOK_LEVELS, self._pacer, afresh)
 
     def opened(self) -> Sequence[Send]:
         streams = [one for one in self.plan_.streams if one.channel != OLD]
@@ -194,7 +191,7 @@ class Gemini(ChannelAdapter):
                 is_doubted = (is_update or not is_whole) and one not in self._updates
             if is_doubted:
                 self._updates[one] = 0
-                out += book.lost("unreadable", recv, partial(self._afresh, (book.stream,)))
+                out += book.lost("unreadable", recv)
         return out
 
     def resync(self, streams: Sequence[Stream], recv: int) -> Sequence[Output]:
@@ -234,27 +231,20 @@ class Gemini(ChannelAdapter):
         if update is None or isinstance(message.b, str) or isinstance(message.a, str):
             raise ValueError("a book without levels or number")
         bids, asks = levels(message.b), levels(message.a)
-        feed, afresh = book.feed, partial(self._afresh, (book.stream,))
         last = self._updates.get(native)
         out = [*self._pacer.advance(message.ts)]
         if native in self._leaving:
-            return out + book.lost("snapshot", recv, afresh)
+            return out + book.lost("snapshot", recv)
         if last is None:
             self._updates[native] = update
-            if not book.start(bids, asks) or feed.book.is_crossed:
-                return out + book.lost("snapshot", recv, afresh)
-            return out + feed.restart(message.ts, recv)
-        if not feed.is_live:
-            return out + book.lost("snapshot", recv, afresh)
-        if update <= last:
-            return out
-        if message.U > last + 1:
-            return out + book.lost("sequence", recv, afresh)
-        self._updates[native] = update
-        events = feed.delta(bids, asks, message.ts, recv)
-        if feed.book.is_crossed:
-            return out + book.lost("crossed", recv, afresh)
-        return out + events
+            return out + book.snapshot(bids, asks, message.ts, recv)
+        if book.feed.is_live:
+            if update <= last:
+                return out
+            if message.U > last + 1:
+                return out + book.lost("sequence", recv)
+            self._updates[native] = update
+        return out + book.delta(bids, asks, message.ts, recv)
 
     def _best_prices(self, message: Frame, recv: int) -> Sequence[Output]:
         native, update, ts = message.s.upper(), message.u, message.ts
@@ -352,19 +342,13 @@ class Gemini(ChannelAdapter):
         bids = levels((price, size) for side, price, size in message.changes if side == "buy")
         asks = levels((price, size) for side, price, size in message.changes if side == "sell")
         trades = [self._old_trade(one, recv) for one in message.trades or ()]
-        feed, afresh = book.feed, partial(self._afresh, (book.stream,))
         if message.is_snapshot:
             # The trades are of before we came: what comes again is known by them.
             for trade in trades:
                 if trade is not None:
                     self._is_new(trade.topic, trade.id or "")
-            if not book.start(bids, asks) or feed.book.is_crossed:
-                return book.lost("snapshot", recv, afresh)
-            return feed.restart(None, recv)
-        if not feed.is_live:
-            return book.lost("snapshot", recv, afresh)
-        events = feed.delta(bids, asks, None, recv)
-        return book.lost("crossed", recv, afresh) if feed.book.is_crossed else events
+            return book.snapshot(bids, asks, None, recv)
+        return book.delta(bids, asks, None, recv)
 
     def _old_trade(self, trade: OldTrade, recv: int) -> Trade | None:
         """Return a trade checked; None where its topic is not wanted."""

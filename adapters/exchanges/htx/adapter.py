@@ -115,10 +115,10 @@ class Htx(HtxChannels, NumberedTrades):
     def __init__(self, plan: Plan, kinds: Collection[str]) -> None:
         super().__init__(plan, kinds)
         self._books: dict[str, MbpBook] = {
-            topic_of(one): self._book(one) for one in plan.streams if _is_mbp(one.channel)
+            topic_of(one): self._mbp_book(one) for one in plan.streams if _is_mbp(one.channel)
         }
 
-    def _book(self, stream: Stream) -> MbpBook:
+    def _mbp_book(self, stream: Stream) -> MbpBook:
         window = self.book_levels(stream.channel)
         feed = BookFeed(stream.native, self._fed(stream), window, self._pacer)
         return MbpBook(

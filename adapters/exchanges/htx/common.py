@@ -9,13 +9,12 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from functools import partial
 from typing import ClassVar, TypeAlias
 
 import msgspec
 
 from adapters.base import Limits, Output, Plan, Refused, Send, Stream
-from adapters.channels import BookStream, ChannelAdapter, find, pack
+from adapters.channels import ChannelAdapter, find, pack
 from adapters.exchanges.htx.frames import Frame, decode, decode_depth, levels
 from adapters.text import MAX_MICROS
 from feed.errors import BadPayload
@@ -88,9 +87,7 @@ class HtxChannels(ChannelAdapter):
         #: HTX's topic -> the stream, and kind -> our topic of what it feeds.
         self._carried = {topic_of(one): (one, self._fed(one)) for one in plan.streams}
         self._wholes = {
-            topic_of(one): BookStream(one, self._fed(one), WHOLE_LEVELS, self._pacer)
-            for one in plan.streams
-            if one.channel == WHOLE_CHANNEL
+            topic_of(one): self._book(one) for one in plan.streams if one.channel == WHOLE_CHANNEL
         }
         #: When the trades of a symbol were subscribed to, by the exchange's clock, µs.
         self._subscribed: dict[str, int] = {}
@@ -148,16 +145,7 @@ class HtxChannels(ChannelAdapter):
             raise ValueError("a change, where whole books are sent")
         book, depth = self._wholes[message.ch], decode_depth(message.tick)
         bids, asks = levels(depth.bids), levels(depth.asks)
-        feed, afresh = book.feed, partial(self.resync, (stream,), recv)
-        ts = message.ts * 1_000
-        changes = feed.book.changes_to(bids, asks)
-        out = [*self._pacer.advance(ts)]
-        if feed.is_live:
-            events = feed.delta(*changes, ts, recv)
-            return out + (book.lost("crossed", recv, afresh) if feed.book.is_crossed else events)
-        if not book.start(bids, asks) or feed.book.is_crossed:
-            return out + book.lost("snapshot", recv, afresh)
-        return out + feed.restart(ts, recv)
+        return book.told(bids, asks, message.ts * 1_000, recv)
 
     def _day(self, message: Frame, topic: str | None, values: Values, recv: int) -> list[Output]:
         """Tell a day's figures if they are wanted and new."""

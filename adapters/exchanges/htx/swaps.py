@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from functools import partial
 from typing import ClassVar
 
 import msgspec
@@ -127,9 +126,7 @@ class _HtxSwaps(HtxChannels):
     def __init__(self, plan: Plan, kinds: Collection[str]) -> None:
         super().__init__(plan, kinds)
         self._books: dict[str, BookStream] = {
-            topic_of(one): BookStream(
-                one, self._fed(one), self.book_levels(one.channel), self._pacer
-            )
+            topic_of(one): self._book(one)
             for one in plan.streams
             if self.is_incremental(one.channel)
         }
@@ -218,20 +215,16 @@ class _HtxSwaps(HtxChannels):
     def _event(self, message: Frame, book: BookStream, recv: int) -> list[Output]:
         event = decode_event(message.tick)
         bids, asks = levels(event.bids), levels(event.asks)
-        feed, afresh = book.feed, partial(self.resync, (book.stream,), recv)
         ts = message.ts * 1_000
-        changes = feed.book.changes_to(bids, asks) if event.event == "snapshot" else (bids, asks)
-        last = self._versions.get(message.ch)
+        if event.event == "snapshot":
+            out = book.told(bids, asks, ts, recv)
+            self._versions[message.ch] = event.version
+            return out
         out = [*self._pacer.advance(ts)]
-        if event.event == "update" and (not feed.is_live or event.version - 1 != last):
-            return out + book.lost("sequence" if feed.is_live else "snapshot", recv, afresh)
+        if book.feed.is_live and event.version - 1 != self._versions.get(message.ch):
+            return out + book.lost("sequence", recv)
         self._versions[message.ch] = event.version
-        if feed.is_live:
-            events = feed.delta(*changes, ts, recv)
-            return out + (book.lost("crossed", recv, afresh) if feed.book.is_crossed else events)
-        if not book.start(bids, asks) or feed.book.is_crossed:
-            return out + book.lost("snapshot", recv, afresh)
-        return out + feed.restart(ts, recv)
+        return out + book.delta(bids, asks, ts, recv)
 
     def _trades(self, message: Frame, native: str, topic: str | None, recv: int) -> list[Output]:
         given = [

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from functools import partial
 from itertools import chain
 from typing import TypeAlias
 
@@ -121,10 +120,6 @@ class Hyperliquid(ChannelAdapter):
         #: Before this time an unreadable state is not asked for again.
         self._asked: dict[Stream, int] = {}
 
-    def _book(self, stream: Stream) -> BookStream:
-        topics = self._fed(stream)
-        return BookStream(stream, topics, BOOK_LEVELS, self._pacer)
-
     def opened(self) -> Sequence[Send]:
         return [_request("subscribe", one) for one in self.plan_.streams]
 
@@ -187,7 +182,7 @@ class Hyperliquid(ChannelAdapter):
 
     def _whole(self, data: Book, recv: int) -> list[Output]:
         book = find(self._books, data.coin)
-        feed, afresh = book.feed, partial(self.resync, (book.stream,), recv)
+        feed = book.feed
         bids, asks = side_of(data.levels[0]), side_of(data.levels[1])
         old_bids, old_asks = self._sides.get(data.coin, NO_SIDES) if feed.is_live else NO_SIDES
         changed = changes(old_bids, bids), changes(old_asks, asks)
@@ -195,13 +190,9 @@ class Hyperliquid(ChannelAdapter):
         ts = data.time * 1_000
         out = [*self._pacer.advance(ts)]
         if not feed.is_live:
-            if not book.start(*changed) or feed.book.is_crossed:
-                return out + book.lost("snapshot", recv, afresh)
             self._said[data.coin] = ts
-            return out + feed.restart(ts, recv)
-        events = feed.delta(*changed, ts, recv)
-        if feed.book.is_crossed:
-            return out + book.lost("crossed", recv, afresh)
+            return out + book.snapshot(*changed, ts, recv)
+        events = book.delta(*changed, ts, recv)
         if not events and ts >= self._said[data.coin] + RESTATE_US:
             events = feed.whole(ts, recv)
         if events:

@@ -111,7 +111,7 @@ class Kraken(NumberedTrades):
     def __init__(self, plan: Plan, kinds: Collection[str]) -> None:
         super().__init__(plan, kinds)
         self._books: dict[str, BookStream] = {
-            one.native: self._book(one) for one in plan.streams if _name(one.channel) == "book"
+            one.native: self._served(one) for one in plan.streams if _name(one.channel) == "book"
         }
         by_channel: dict[str, list[Stream]] = {}
         for stream in plan.streams:
@@ -187,9 +187,10 @@ class Kraken(NumberedTrades):
             raise BadPayload(self.name, body, str(e)[:200]) from e
         return (Page(native, tuple(trades)),)
 
-    def _book(self, stream: Stream) -> BookStream:
+    def _served(self, stream: Stream) -> BookStream:
         topics, depth = self._topics[stream.native], _depth(stream.channel)
-        return BookStream(stream, topics, depth, self._pacer, truncate=True)
+        afresh = partial(self.resync, (stream,))
+        return BookStream(stream, topics, depth, self._pacer, afresh, truncate=True)
 
     def _book_messages(self, message: Frame, recv: int) -> list[Output]:
         is_start = is_snapshot(message)
@@ -216,7 +217,7 @@ class Kraken(NumberedTrades):
                 events = feed.delta(bids, asks, ts, recv)
                 is_proven = checksum(*feed.book.top(10)) == proof
             if not is_proven:
-                events = book.lost("checksum", recv, partial(self.resync, (book.stream,), recv))
+                events = book.lost("checksum", recv)
             out += events
         return out
 
@@ -277,7 +278,7 @@ class Kraken(NumberedTrades):
         if served and served.channel == "book" and served.depth and book:
             stream = Stream(f"book-{served.depth}", book.stream.native)
             if stream != book.stream and not book.feed.is_live:
-                self._books[stream.native] = self._book(stream)
+                self._books[stream.native] = self._served(stream)
         return ()
 
     def _refused(self, reply: Frame) -> Output:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Collection, Iterable, Sequence
-from functools import partial
 from itertools import chain
 from typing import TypeAlias
 
@@ -106,9 +105,7 @@ class KrakenFutures(NumberedTrades):
     def __init__(self, plan: Plan, kinds: Collection[str]) -> None:
         super().__init__(plan, kinds)
         self._books: dict[str, BookStream] = {
-            one.native: BookStream(one, self._topics[one.native], BOOK_LEVELS, self._pacer)
-            for one in plan.streams
-            if one.channel == "book"
+            one.native: self._book(one) for one in plan.streams if one.channel == "book"
         }
         #: Product -> the number of its book's next message.
         self._next: dict[str, int] = {}
@@ -176,31 +173,19 @@ class KrakenFutures(NumberedTrades):
         bids, asks = levels(snapshot.bids), levels(snapshot.asks)
         ts = snapshot.timestamp * 1_000
         self._next[snapshot.product_id] = snapshot.seq + 1
-        out = [*self._pacer.advance(ts)]
-        if not book.start(bids, asks) or book.feed.book.is_crossed:
-            return out + self._lost(book, "snapshot", recv)
-        return out + book.feed.restart(ts, recv)
+        return [*self._pacer.advance(ts), *book.snapshot(bids, asks, ts, recv)]
 
     def _delta(self, delta: BookDelta, recv: int) -> list[Output]:
         book = find(self._books, delta.product_id)
         level: Level = (number(delta.price), number(delta.qty))
         ts = delta.timestamp * 1_000
         out = [*self._pacer.advance(ts)]
-        feed = book.feed
-        if not feed.is_live:
-            return out + self._lost(book, "snapshot", recv)
-        expected = self._next[delta.product_id]
-        if delta.seq != expected:
-            return out + self._lost(book, "sequence", recv)
-        self._next[delta.product_id] = expected + 1
+        if book.feed.is_live:
+            if delta.seq != self._next[delta.product_id]:
+                return out + book.lost("sequence", recv)
+            self._next[delta.product_id] += 1
         bids, asks = ([level], []) if delta.side == "buy" else ([], [level])
-        events = feed.delta(bids, asks, ts, recv)
-        if feed.book.is_crossed:
-            return out + self._lost(book, "crossed", recv)
-        return out + events
-
-    def _lost(self, book: BookStream, reason: str, recv: int) -> list[Output]:
-        return book.lost(reason, recv, partial(self.resync, (book.stream,), recv))
+        return out + book.delta(bids, asks, ts, recv)
 
     def _past(self, snapshot: FillSnapshot, recv: int) -> Sequence[Output]:
         """Take the last trades: what happened before we came is old, what we missed is not."""

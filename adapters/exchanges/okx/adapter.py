@@ -163,7 +163,9 @@ class Okx(NumberedTrades):
         super().__init__(plan, kinds)
         self._args = {one: self._arg(one) for one in plan.streams}
         self._books: dict[str, ChainedBook] = {
-            _key(self._args[one]): self._book(one) for one in plan.streams if one.channel in LEVELS
+            _key(self._args[one]): self._chained(one)
+            for one in plan.streams
+            if one.channel in LEVELS
         }
         self._quotes = {
             one.native: BestQuote(one.native, self._topics[one.native].get("quote"))
@@ -196,9 +198,9 @@ class Okx(NumberedTrades):
             return Arg(stream.channel, instType=type_)
         return Arg(stream.channel, stream.native)
 
-    def _book(self, stream: Stream) -> ChainedBook:
-        topics = self._fed(stream)
-        return ChainedBook(stream, topics, self.book_levels(stream.channel), self._pacer)
+    def _chained(self, stream: Stream) -> ChainedBook:
+        topics, levels = self._fed(stream), self.book_levels(stream.channel)
+        return ChainedBook(stream, topics, levels, self._pacer, partial(self.resync, (stream,)))
 
     def opened(self) -> Sequence[Send]:
         return self._requests.opened()
@@ -264,7 +266,6 @@ class Okx(NumberedTrades):
         book = find(self._books, _key(message.arg))
         is_start = message.action == "snapshot"
         given = [(one, frames.levels(one.bids), frames.levels(one.asks)) for one in message.data]
-        afresh = partial(self._requests.afresh, message.arg)
         out: list[Output] = []
         for one, bids, asks in given:
             out += self._pacer.advance(one.ts * 1_000)
@@ -277,7 +278,6 @@ class Okx(NumberedTrades):
                 number=one.seqId,
                 before=one.prevSeqId,
                 checksum=one.checksum if one.seqId is None else None,
-                afresh=afresh,
             )
         return out
 
