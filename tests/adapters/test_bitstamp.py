@@ -488,7 +488,7 @@ def test_a_client_s_book_is_told_whole() -> None:
     (book, _) = joined().whole("ethusd", 5, 6)
     assert isinstance(book, Book) and book.snapshot
     assert book.bids == [("10", "1"), ("7", "1")]
-    assert bitstamp().whole("ethusd", 5, 6) == []
+    assert not bitstamp().whole("ethusd", 5, 6)
 
 
 # The listing, and the exchange's side

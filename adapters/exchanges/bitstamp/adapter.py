@@ -95,9 +95,9 @@ class Bitstamp(ChannelAdapter):
         self._begun: list[DiffBook] = []
         for stream in plan.streams:
             if stream.channel != TRADES and (topics := self._fed(stream)):
-                self._books[name_of(stream)] = self._book(stream, topics)
+                self._books[name_of(stream)] = self._made(stream, topics)
 
-    def _book(self, stream: Stream, topics: dict[str, str]) -> WholeBook | DiffBook:
+    def _made(self, stream: Stream, topics: dict[str, str]) -> WholeBook | DiffBook:
         feed = BookFeed(stream.native, topics, LEVELS[stream.channel], self._pacer)
         if stream.channel == BOOK:
             return WholeBook(feed)
