@@ -11,23 +11,31 @@ import pytest
 
 from adapters.ingest import run_ingest
 from adapters.playback import bundled
+from adapters.registry import REGISTRY
 from feed.config import Settings
 from tests.adapters.kit import recording_bus
-
-CAPTURES = Path(__file__).parents[3] / "shared" / "captures"
-FOLDERS = ("binance-spot", "binance-usdm", "kraken-v2", "coinbase-exchange", "bybit")
+from tests.adapters.recordings import folder, retired
 
 _TIMES = re.compile(rb'"(recv|pub)":\d+')
 _SEQ = re.compile(rb'"seq":(\d+)')
 
 
-def recorded(pattern: str) -> list[Path]:
-    return [path for folder in FOLDERS for path in sorted((CAPTURES / folder).glob(pattern))]
+def recorded() -> list[Path]:
+    """Return the recorded sessions of every exchange, each once."""
+    found = {
+        path: None
+        for name in REGISTRY
+        for path in sorted(folder(name).glob("session_*.gz"))
+        if retired(path) is None
+    }
+    return list(found)
 
 
 def sessions() -> list[Path]:
     """Return whole sessions: about a minute at most."""
-    return [path for path in bundled() if "20240808" not in path.name] + recorded("session_*.gz")
+    few = ("binance-spot", "binance-usdm", "kraken-v2", "coinbase-exchange", "bybit")
+    short = [path for path in bundled() if "20240808" not in path.name]
+    return short + [path for path in recorded() if path.parent.name in few]
 
 
 async def published(path: Path, speed: str) -> dict[str, list[bytes]]:
@@ -35,7 +43,15 @@ async def published(path: Path, speed: str) -> dict[str, list[bytes]]:
     found: dict[str, list[bytes]] = defaultdict(list)
     first: dict[str, int] = {}
     async with recording_bus() as bus:
-        await run_ingest(Settings(), bus, source="tape", tapes=[path], speed=speed)
+        name = path.parent.name
+        await run_ingest(
+            Settings(),
+            bus,
+            source="tape",
+            tapes=[path],
+            exchange=name if name in REGISTRY else None,
+            speed=speed,
+        )
         for batch in bus.batches:
             for entry in batch:
                 start = first.setdefault(entry.topic, entry.seq)
@@ -50,7 +66,7 @@ def _plain(payload: bytes, start: int) -> bytes:
 
 
 @pytest.mark.parametrize(
-    "path", [*bundled(), *recorded("session_*.gz")], ids=lambda path: path.name
+    "path", [*bundled(), *recorded()], ids=lambda path: f"{path.parent.name}-{path.name}"
 )
 async def test_twenty_times_as_fast_and_as_fast_as_taken_are_the_same(path: Path) -> None:
     slow, fast = await asyncio.gather(published(path, "20"), published(path, "max"))
