@@ -353,7 +353,10 @@ class Connection:
             self._is_asking = not self._outbox.empty()
             frame = await self._outbox.get()
             await asyncio.sleep(pacer.reserve(loop.time()))
-            await socket.send(frame)
+            try:
+                await socket.send(frame)
+            except ConnectionClosed:
+                return  # so will reading say, once all that came before has been read
             if self._runner.tap is not None:
                 self._runner.tap.sent(self._name, self._runner.clock(), frame)
 
