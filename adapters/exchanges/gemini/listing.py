@@ -16,7 +16,7 @@ from adapters.text import decimal
 from feed.errors import BadPayload
 from feed.models import Instrument
 
-#: Quote assets of pairs.
+#: Quote assets of pairs: the coins whose names end in dollars before those.
 _QUOTES = "RLUSD GUSD USDC USDT USD DAI EUR GBP SGD BTC ETH SOL FIL LTC BCH".split()
 #: And of perpetuals.
 _PERPETUAL_QUOTES = ("GUSD", "USDC", "USDT", "USD")
