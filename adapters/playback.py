@@ -14,7 +14,7 @@ import msgspec
 from adapters import registry
 from adapters.base import Adapter
 from adapters.publisher import Publisher
-from adapters.recording import Recording, load
+from adapters.recording import Recording, listing_of, load
 from adapters.replay import FakeExchange
 from adapters.runner import Runner
 from adapters.selection import Selection, SymbolCheck, by_stream, wanted_kinds
@@ -160,12 +160,9 @@ class Playback:
 
 def _listing(adapter: type[Adapter], recording: Recording) -> list[Instrument]:
     """Read the exchange's listing, where it was recorded whole; one of former years may be none."""
-    keys = [recording.venue.rest_key(path) for path in adapter.listing_paths]
-    bodies = [recording.bodies[key][0] for key in keys if key in recording.bodies]
-    if not keys or len(bodies) != len(keys):
-        return []
+    bodies = listing_of(adapter.listing_paths, recording.venue, recording.bodies)
     try:
-        return adapter.instruments(bodies)
+        return adapter.instruments(bodies) if bodies else []
     except BadPayload as e:
         log.warning("%s: instruments are told by their symbols alone: %s", adapter.name, e)
         return []

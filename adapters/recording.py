@@ -4,7 +4,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -79,6 +80,23 @@ class Recording:
     @property
     def length_s(self) -> float:
         return self.frames[-1].at if self.frames else 0.0
+
+
+def listing_of(
+    paths: Sequence[str], venue: Venue, bodies: Mapping[str, Sequence[bytes]]
+) -> list[bytes]:
+    """Return the bodies of a recorded listing, one a path; empty where it is not there whole.
+
+    Args:
+        bodies: REST key -> recorded bodies. Of paths with one key each has the next body.
+    """
+    taken: Counter[str] = Counter()
+    found: list[bytes] = []
+    for path in paths:
+        key = venue.rest_key(path) or ""
+        found += bodies.get(key, ())[taken[key] :][:1]
+        taken[key] += 1
+    return found if len(found) == len(paths) else []
 
 
 def load(path: Path, exchange: str | None = None, *, is_hint: bool = False) -> dict[str, Recording]:

@@ -16,7 +16,7 @@ from msgspec.structs import replace
 from adapters import tape
 from adapters.base import Adapter, Checkpoint, Fetch, Output, Plan, Stream, Venue
 from adapters.book import DEPTH_LEVELS
-from adapters.recording import once
+from adapters.recording import listing_of, once
 from adapters.registry import REGISTRY
 from feed.errors import BadPayload
 from feed.models import (
@@ -116,10 +116,8 @@ class Session:
             key = venue.rest_key_of(line) if line.dir == "rest" else None
             if key is not None:
                 self.bodies[key].append(tape.body(line))
-        keys = [venue.rest_key(path) or "" for path in cls.listing_paths]
-        listing = [self.bodies[key][0] for key in keys if key in self.bodies]
-        is_whole = len(listing) == len(keys)
-        self.listed: list[Instrument] = cls.instruments(listing) if is_whole else []
+        listing = listing_of(cls.listing_paths, venue, self.bodies)
+        self.listed: list[Instrument] = cls.instruments(listing) if listing else []
 
     def adapter(self, kinds: Collection[str] = ()) -> Adapter:
         return adapter(self.cls, self.streams, kinds)

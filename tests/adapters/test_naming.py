@@ -44,6 +44,7 @@ NAMED = {
         "BTCUSDT=BTC-USDT-PERP BTCUSD=BTC-USD:BTC-PERP BTCUSDZ24=BTC-USD:BTC-20241227 "
         "BTCPERP=BTC-USDC-PERP"
     ),
+    "bitstamp": "btcusd=BTC-USD xlmeur=XLM-EUR ltcbtc=LTC-BTC usdtusd=USDT-USD eurusd=EUR-USD",
     "bithumb": "KRW-BTC=BTC-KRW BTC-ETH=ETH-BTC",
     "bybit": "BTCUSDT=BTC-USDT BTCMNT=BTC-MNT SOLUSDE=SOL-USDE BTC3LUSDT=BTC3L-USDT",
     "bybit-inverse": (
