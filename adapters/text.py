@@ -68,6 +68,15 @@ def levels(pairs: Iterable[tuple[str, str]]) -> list[Level]:
     return [(decimal(price), decimal(size)) for price, size in pairs]
 
 
+def step(decimals: int | None) -> str | None:
+    """Return the least step of a number with so many decimal places, negative ones before the
+    point; None where it is not told, or no number of an exchange's.
+    """
+    if decimals is None or abs(decimals) > 40:
+        return None
+    return f"0.{'0' * (decimals - 1)}1" if decimals > 0 else "1" + "0" * -decimals
+
+
 @lru_cache(maxsize=256)
 def _minute(text: str) -> int:
     return int(datetime.fromisoformat(text + "+00:00").timestamp()) * 1_000_000

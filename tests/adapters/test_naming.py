@@ -8,6 +8,7 @@ import pytest
 
 from adapters.naming import QUOTES, last_friday, pair_of
 from adapters.registry import REGISTRY
+from adapters.text import step
 
 #: Native symbols of random recordings of 2021 to 2026 -> what they are called.
 NAMED = {
@@ -132,3 +133,11 @@ def test_a_contract_of_a_month_is_delivered_on_its_last_friday(
     year: int, month: int, day: int
 ) -> None:
     assert last_friday(year, month) == day * 1_000_000
+
+
+@pytest.mark.parametrize(
+    ("decimals", "least"),
+    [(2, "0.01"), (1, "0.1"), (0, "1"), (-3, "1000"), (None, None), (41, None), (-(10**9), None)],
+)
+def test_a_step_is_the_least_of_so_many_places(decimals: int | None, least: str | None) -> None:
+    assert step(decimals) == least

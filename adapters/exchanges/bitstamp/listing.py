@@ -8,6 +8,7 @@ import msgspec
 
 from adapters.base import Listing
 from adapters.naming import spot
+from adapters.text import step
 from feed.errors import BadPayload
 from feed.models import Instrument
 
@@ -28,13 +29,6 @@ class _Market(msgspec.Struct):
 _decode = msgspec.json.Decoder(list[_Market]).decode
 
 
-def _step(places: int | None) -> str | None:
-    """Return the least step of a number with so many decimal places."""
-    if places is None or not 0 <= places <= 40:
-        return None
-    return f"0.{'0' * (places - 1)}1" if places else "1"
-
-
 def read_markets(exchange: str, bodies: Sequence[bytes]) -> list[Instrument]:
     """Read ``/api/v2/markets/``; of the perpetuals there nothing is carried.
 
@@ -51,8 +45,8 @@ def read_markets(exchange: str, bodies: Sequence[bytes]) -> list[Instrument]:
             one.symbol,
             one.base,
             one.quote,
-            price_step=_step(one.counter_decimals),
-            size_step=_step(one.base_decimals),
+            price_step=step(one.counter_decimals),
+            size_step=step(one.base_decimals),
             state="trading" if one.trading == "Enabled" else one.trading.lower(),
         )
         for one in markets

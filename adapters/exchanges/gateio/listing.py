@@ -11,6 +11,7 @@ import msgspec
 from adapters.base import Listing
 from adapters.exchanges.gateio.frames import Digits, text
 from adapters.naming import contract, spot
+from adapters.text import step
 from feed.errors import BadPayload
 from feed.models import Instrument
 
@@ -58,10 +59,6 @@ def _read(
     return found
 
 
-def _step(digits: int) -> str:
-    return "1" if digits <= 0 else f"0.{'0' * (digits - 1)}1"
-
-
 def read_spot(exchange: str, bodies: Sequence[bytes]) -> list[Instrument]:
     """Read ``currency_pairs``.
 
@@ -74,8 +71,8 @@ def read_spot(exchange: str, bodies: Sequence[bytes]) -> list[Instrument]:
             one.id,
             one.base,
             one.quote,
-            price_step=_step(one.precision),
-            size_step=_step(one.amount_precision),
+            price_step=step(one.precision),
+            size_step=step(one.amount_precision),
             state="trading" if one.trade_status == "tradable" else one.trade_status,
         )
         for one in _read(exchange, _decode_pairs, bodies)

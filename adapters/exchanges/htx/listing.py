@@ -9,7 +9,7 @@ import msgspec
 
 from adapters.base import Listing
 from adapters.naming import contract, delivery, pair_of, spot
-from adapters.text import decimal
+from adapters.text import decimal, step
 from feed.errors import BadPayload
 from feed.models import Instrument
 
@@ -46,10 +46,6 @@ _decode_contracts = msgspec.json.Decoder(_Contracts).decode
 _decode = msgspec.json.Decoder(_Listing).decode
 
 
-def _step(decimals: int) -> str:
-    return f"0.{'0' * (decimals - 1)}1" if decimals > 0 else "1"
-
-
 def read_spot(exchange: str, bodies: Sequence[bytes]) -> list[Instrument]:
     """Read ``common/symbols``.
 
@@ -68,8 +64,8 @@ def read_spot(exchange: str, bodies: Sequence[bytes]) -> list[Instrument]:
                 one.symbol,
                 one.base_currency.upper(),
                 one.quote_currency.upper(),
-                price_step=_step(one.price_precision),
-                size_step=_step(one.amount_precision),
+                price_step=step(one.price_precision),
+                size_step=step(one.amount_precision),
                 state="trading" if one.state == "online" else one.state.lower(),
             )
             for one in pairs

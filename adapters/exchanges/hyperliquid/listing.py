@@ -13,6 +13,7 @@ import msgspec
 
 from adapters.base import Listing
 from adapters.naming import contract, spot
+from adapters.text import step
 from feed.errors import BadPayload
 from feed.models import Instrument
 
@@ -45,23 +46,19 @@ class _Meta(msgspec.Struct, rename="camel"):
 _decode = msgspec.json.Decoder(_Meta | list[_Meta]).decode
 
 
-def _step(decimals: int) -> str:
-    return f"0.{'0' * (decimals - 1)}1" if decimals > 0 else "1"
-
-
 def _named(
     exchange: str, one: _Listed, collateral: str, tokens: dict[int, _Token]
 ) -> Instrument | None:
     state = "delisted" if one.is_delisted else "trading"
     if one.tokens is None:
-        step = _step(one.sz_decimals)
+        size_step = step(one.sz_decimals)
         base = one.name.upper()
-        return contract(exchange, one.name, base, collateral, size_step=step, state=state)
+        return contract(exchange, one.name, base, collateral, size_step=size_step, state=state)
     bought, paid = (tokens.get(token) for token in one.tokens)
     if bought is None or paid is None:
         return None
-    base, step = bought.name.upper(), _step(bought.sz_decimals)
-    return spot(exchange, one.name, base, paid.name.upper(), size_step=step, state=state)
+    base, size_step = bought.name.upper(), step(bought.sz_decimals)
+    return spot(exchange, one.name, base, paid.name.upper(), size_step=size_step, state=state)
 
 
 def read(exchange: str, bodies: Sequence[bytes]) -> list[Instrument]:

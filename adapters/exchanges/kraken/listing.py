@@ -8,6 +8,7 @@ import msgspec
 
 from adapters.base import Listing
 from adapters.naming import spot
+from adapters.text import step
 from feed.errors import BadPayload
 from feed.models import Instrument
 
@@ -28,10 +29,6 @@ class _Listing(msgspec.Struct):
 
 
 _decode = msgspec.json.Decoder(_Listing).decode
-
-
-def _step(decimals: int) -> str:
-    return f"0.{'0' * (decimals - 1)}1" if decimals > 0 else "1"
 
 
 def read_spot(exchange: str, bodies: Sequence[bytes]) -> list[Instrument]:
@@ -57,8 +54,8 @@ def read_spot(exchange: str, bodies: Sequence[bytes]) -> list[Instrument]:
                     f"{base}/{quote}",
                     base,
                     quote,
-                    price_step=pair.tick_size or _step(pair.pair_decimals),
-                    size_step=_step(pair.lot_decimals),
+                    price_step=pair.tick_size or step(pair.pair_decimals),
+                    size_step=step(pair.lot_decimals),
                     state="trading" if pair.status == "online" else pair.status.lower(),
                 )
             )

@@ -17,7 +17,7 @@ import msgspec
 from adapters.base import Listing
 from adapters.exchanges.kraken_futures.frames import NONE, number_or_none
 from adapters.naming import contract
-from adapters.text import micros
+from adapters.text import micros, step
 from feed.errors import BadPayload
 from feed.models import Instrument
 
@@ -54,10 +54,6 @@ class _Listing(msgspec.Struct):
 
 
 _decode = msgspec.json.Decoder(_Listing).decode
-
-
-def _step(decimals: int) -> str:
-    return f"0.{'0' * (decimals - 1)}1" if decimals > 0 else "1" + "0" * -decimals
 
 
 def read(exchange: str, bodies: Sequence[bytes]) -> list[Instrument]:
@@ -97,7 +93,7 @@ def _named(exchange: str, native: str, listed: _Listed | None) -> Instrument | N
         size = number_or_none(listed.contract_size) or size
         price_step = number_or_none(listed.tick_size)
         decimals = listed.contract_value_trade_precision
-        size_step = None if decimals is None else _step(decimals)
+        size_step = None if decimals is None else step(decimals)
         if expiry is not None and listed.last_trading_time:
             expiry = micros(listed.last_trading_time)
     is_inverse = family == "I"

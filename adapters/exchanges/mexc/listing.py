@@ -8,6 +8,7 @@ import msgspec
 
 from adapters.base import Listing
 from adapters.naming import pair_of, spot
+from adapters.text import step
 from feed.errors import BadPayload
 from feed.models import Instrument
 
@@ -30,13 +31,6 @@ class _Listing(msgspec.Struct):
 _decode = msgspec.json.Decoder(_Listing).decode
 
 
-def _step(places: int | None) -> str | None:
-    """Return the least step of a number with so many decimal places."""
-    if places is None or not 0 <= places <= 40:
-        return None
-    return f"0.{'0' * (places - 1)}1" if places else "1"
-
-
 def read_listing(exchange: str, bodies: Sequence[bytes]) -> list[Instrument]:
     """Read ``/api/v3/exchangeInfo``.
 
@@ -53,8 +47,8 @@ def read_listing(exchange: str, bodies: Sequence[bytes]) -> list[Instrument]:
             one.symbol,
             one.base_asset,
             one.quote_asset,
-            price_step=_step(one.quote_precision),
-            size_step=_step(one.base_asset_precision),
+            price_step=step(one.quote_precision),
+            size_step=step(one.base_asset_precision),
             state=_STATES.get(one.status, one.status.lower()),
         )
         for one in listed
