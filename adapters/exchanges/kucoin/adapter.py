@@ -113,8 +113,6 @@ class _Kucoin(ChannelAdapter):
             return partial(self._trade, native, topics["trade"])
         if "ticker" in topics:
             return partial(self._ticker, instrument, topics["ticker"])
-        if "derivative" in topics:
-            return partial(self._derivative, topics["derivative"])
         feed = BookFeed(native, topics, self.window, self._pacer)
         path = self.book_path.format(quote(native))
         book = SequencedBook(native, feed, self._pacer, path, self.window)
@@ -238,9 +236,6 @@ class _Kucoin(ChannelAdapter):
         self, instrument: Instrument, topic: str, message: Frame, recv: int
     ) -> list[Output]: ...
 
-    def _derivative(self, topic: str, message: Frame, recv: int) -> list[Output]:
-        raise NotImplementedError
-
     def _traded(self, trade: Trade) -> list[Output]:
         """Return the trade, unless it has come before."""
         topic, number = trade.topic, trade.id
@@ -358,6 +353,11 @@ class KucoinFutures(_Kucoin):
         #: Topic -> mark, index and funding rate, as far as they have come, and their latest time.
         self._states: dict[str, tuple[str | None, str | None, str | None, int]] = {}
         super().__init__(plan, kinds)
+
+    def _taker(self, stream: Stream, instrument: Instrument, topics: Mapping[str, str]) -> Take:
+        if "derivative" in topics:
+            return partial(self._derivative, topics["derivative"])
+        return super()._taker(stream, instrument, topics)
 
     def _trade(self, native: str, topic: str, message: Frame, recv: int) -> list[Output]:
         done = decode_execution(message.data)
